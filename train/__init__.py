@@ -1,0 +1,1 @@
+"""Training: degradation, data, losses and the loop that writes OSEDiff checkpoints."""
