@@ -1,0 +1,35 @@
+"""`python -m train.base CONFIG.toml [--section.key VALUE]`: make a small base from a folder of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+
+from osediff_core.errors import OSEDiffError
+
+from ..config import read_config
+from .run import BaseConfig, train_prior, train_vae
+
+
+def main() -> int:
+    """Parse the command line and train the parts that it names."""
+    parser = argparse.ArgumentParser(prog="python -m train.base", description=__doc__)
+    parser.add_argument("config", help="a TOML file such as train/configs/demo_base.toml")
+    parser.add_argument("--only", choices=("vae", "prior"), help="train one part; the other lies in `out`")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        config = read_config(BaseConfig, args.config)
+        for part, train in (("vae", train_vae), ("prior", train_prior)):
+            if args.only in (None, part):
+                train(config)
+    except OSEDiffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Random crops of clean pictures, all held in memory: a small base is trained from few pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from osediff_core.errors import OSEDiffError
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+
+def load_pictures(folder: str | Path) -> list[tuple[str, Tensor]]:
+    """Read every picture of a folder: (name, uint8 (3, H, W)), sorted by name.
+
+    Raises OSEDiffError when the folder holds no picture.
+    """
+    from osediff_core.images import read_image
+
+    paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    if not paths:
+        raise OSEDiffError(
+            f"expected pictures in {folder}, found none: run `python -m train.pictures {folder}` first"
+        )
+    return [(p.stem, read_image(p).rgb[0]) for p in paths]
+
+
+def uniform(generator: torch.Generator, low: float, high: float) -> float:
+    """Draw one number from U(low, high)."""
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def add_smaller_copies(pictures: Sequence[Tensor], scales: Sequence[float]) -> list[Tensor]:
+    """Every uint8 picture (3, H, W) with its shrunken copies behind it: finer detail from few pictures."""
+    from osediff_core.resize import resize_bicubic
+
+    copies = [[picture] for picture in pictures]
+    for kept, picture in zip(copies, pictures, strict=True):
+        for scale in scales:
+            size = (round(picture.shape[1] * scale), round(picture.shape[2] * scale))
+            kept.append(resize_bicubic(picture[None], size)[0])
+    return [picture for kept in copies for picture in kept]
+
+
+def draw_crop(picture: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Cut a random (3, size, size) float crop in [0, 1] of uint8 (3, H, W), flipped and turned at random."""
+    height, width = picture.shape[1:]
+    top = int(uniform(generator, 0, height - size + 1))
+    left = int(uniform(generator, 0, width - size + 1))
+    crop = picture[:, top : top + size, left : left + size].float() / 255  # (3, size, size)
+    if uniform(generator, 0, 1) < 0.5:
+        crop = crop.flip(2)
+    return crop.rot90(int(uniform(generator, 0, 4)), (1, 2))
+
+
+def vary_colour(crop: Tensor, generator: torch.Generator) -> Tensor:
+    """Rotate hue, scale contrast and shift the level of (3, H, W): colours and flat areas the pictures lack."""
+    if uniform(generator, 0, 1) < 0.5:
+        crop = crop[torch.randperm(3, generator=generator)]
+    if uniform(generator, 0, 1) < 0.3:
+        crop = 1 - crop
+    if uniform(generator, 0, 1) < 0.5:
+        mean = crop.mean((1, 2), keepdim=True)
+        level = torch.rand((3, 1, 1), generator=generator)
+        mix = uniform(generator, 0, 1)
+        crop = (crop - mean) * uniform(generator, 0.02, 1.2) + mean * (1 - mix) + level * mix
+    return crop.clamp(0, 1)
+
+
+def draw_batch(
+    pictures: Sequence[Tensor], weights: Tensor, count: int, cut: Callable[[Tensor, torch.Generator], Tensor],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Draw `count` crops: (count, 3, size, size) in [0, 1], and the index of the picture each came from."""
+    chosen = torch.multinomial(weights, count, replacement=True, generator=generator)
+    return torch.stack([cut(pictures[i], generator) for i in chosen.tolist()]), chosen

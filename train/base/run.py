@@ -1,0 +1,200 @@
+"""Train the parts of a small base one after the other, and write them as a diffusers folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from osediff_core.diffusion import alphas_cumprod
+from osediff_core.errors import OSEDiffError
+
+from .crops import add_smaller_copies, draw_batch, draw_crop, load_pictures, uniform, vary_colour
+from .fit import fit
+from .prior import PriorConfig, build_unet, prior_loss
+from .text import build_text_encoder, load_tokenizer, write_tokenizer
+from .vae import VaeConfig, build_vae, measure_scaling_factor, vae_loss
+
+log = logging.getLogger(__name__)
+
+LEAVES = "leaves"
+"""Pictures whose name starts so are synthetic (`python -m train.pictures`)."""
+PROMPTS = {"photo": "photograph", "leaves": "dead leaves", "degraded": "blurry, noisy"}
+"""What the prior is told about a sample: a photograph, a synthetic picture, or a degraded one."""
+
+
+@dataclass(frozen=True)
+class PicturesConfig:
+    """Where the training pictures come from."""
+
+    folder: str = "pictures"
+    leaves_share: float = 0.3
+    """Share of the samples cut from synthetic pictures; photographs share the rest evenly."""
+    shrink: tuple[float, ...] = (0.7, 0.5)
+    """Scales of the additional smaller copies of every photograph."""
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """Everything `python -m train.base` needs."""
+
+    out: str = "runs/base"
+    seed: int = 0
+    bf16: bool = True
+    """Autocast to bfloat16 on the CPU: about twice as fast where the processor has it."""
+    pictures: PicturesConfig = field(default_factory=PicturesConfig)
+    vae: VaeConfig = field(default_factory=VaeConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures in memory: uint8 (3, H, W) each, the weight it is drawn with, and whether it is synthetic."""
+
+    pictures: list[Tensor]
+    weights: Tensor
+    synthetic: Tensor
+
+
+def gather_pool(config: PicturesConfig, smallest: int) -> Pool:
+    """Load the pictures and their smaller copies of at least `smallest` pixels on the short side."""
+    pictures, weights, synthetic = [], [], []
+    named = load_pictures(config.folder)
+    leaves = sum(name.startswith(LEAVES) for name, _ in named)
+    for name, picture in named:
+        made_up = name.startswith(LEAVES)
+        share = config.leaves_share / leaves if made_up else (1 - config.leaves_share) / (len(named) - leaves)
+        copies = add_smaller_copies([picture], () if made_up else config.shrink)
+        copies = [copy for copy in copies if min(copy.shape[1:]) >= smallest]
+        pictures += copies
+        weights += [share / len(copies)] * len(copies) if copies else []
+        synthetic += [made_up] * len(copies)
+    if not pictures:
+        raise OSEDiffError(f"expected pictures of at least {smallest} px in {config.folder}, got smaller ones only")
+    return Pool(pictures, torch.tensor(weights), torch.tensor(synthetic))
+
+
+def log_progress(part: str, step: int, loss: float, progress: float) -> None:
+    """Say every hundred steps how far a part is."""
+    if step % 100 == 0:
+        log.info("%s: %3.0f %%, step %d, loss %.4f", part, 100 * progress, step, loss)
+
+
+def autocast(config: BaseConfig) -> torch.autocast:
+    """The precision of the forward passes."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16)
+
+
+def cut_for_vae(picture: Tensor, generator: torch.Generator, size: int) -> Tensor:
+    """A crop for the VAE, its colours varied."""
+    return vary_colour(draw_crop(picture, size, generator), generator)
+
+
+def train_vae(config: BaseConfig) -> None:
+    """Train the VAE and write it to OUT/vae, scaling factor included."""
+    vae_config = config.vae
+    generator = torch.Generator().manual_seed(config.seed)
+    pool = gather_pool(config.pictures, vae_config.crop)
+    vae = build_vae(vae_config).to(memory_format=torch.channels_last)  # pyright: ignore
+    side = vae_config.crop >> (len(vae_config.widths) - 1)
+    cut = partial(cut_for_vae, size=vae_config.crop)
+
+    def loss_of(step: int) -> Tensor:
+        x, _ = draw_batch(pool.pictures, pool.weights, vae_config.batch, cut, generator)
+        noise = torch.randn(vae_config.batch, vae_config.latent_channels, side, side, generator=generator)
+        with autocast(config):
+            return vae_loss(vae, (2 * x - 1).to(memory_format=torch.channels_last), noise, vae_config)[0]
+
+    groups = [{"params": list(vae.parameters()), "lr": vae_config.lr}]
+    fit(vae, loss_of, groups, vae_config.minutes, partial(log_progress, "vae"))
+    plain: Callable[[Tensor, torch.Generator], Tensor] = lambda p, g: draw_crop(p, vae_config.crop, g)  # noqa: E731
+    x, _ = draw_batch(pool.pictures, pool.weights, 64, plain, generator)
+    vae.eval().register_to_config(scaling_factor=measure_scaling_factor(vae, 2 * x - 1))
+    vae.save_pretrained(Path(config.out) / "vae")
+
+
+def write_scheduler(folder: Path, config: PriorConfig) -> dict:
+    """Write the noise schedule as diffusers stores it, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    schedule = {
+        "_class_name": "DDPMScheduler",
+        "beta_start": config.beta_start,
+        "beta_end": config.beta_end,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "clip_sample": False,
+    }
+    (folder / "scheduler_config.json").write_text(json.dumps(schedule, indent=2))
+    return schedule
+
+
+def degrade_roughly(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur and noise x (B, 3, H, W) in [0, 1]: the look that the negative prompt names."""
+    small = nn.functional.avg_pool2d(x, int(uniform(generator, 2, 5)))
+    blurred = nn.functional.interpolate(small, size=x.shape[-2:], mode="bilinear")
+    return (blurred + uniform(generator, 0, 0.1) * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+
+
+def train_prior(config: BaseConfig) -> None:
+    """Train the UNet and the text encoder on the latents of OUT/vae, and write both with their companions."""
+    from diffusers import AutoencoderKL
+
+    out, prior = Path(config.out), config.prior
+    generator = torch.Generator().manual_seed(config.seed + 1)
+    pool = gather_pool(config.pictures, prior.crop)
+    vae = AutoencoderKL.from_pretrained(out / "vae").eval().requires_grad_(False)
+    write_tokenizer(out / "tokenizer")
+    tokenizer = load_tokenizer(out / "tokenizer")
+    alphas = alphas_cumprod(write_scheduler(out / "scheduler", prior))
+    text_encoder = build_text_encoder(prior.text_width, prior.text_layers)
+    unet = build_unet(prior, vae.config["latent_channels"], prior.crop >> (len(config.vae.widths) - 1))
+    both = nn.ModuleDict({"unet": unet.to(memory_format=torch.channels_last), "text": text_encoder})  # pyright: ignore
+    words = ["", *PROMPTS.values()]
+    ids = tokenizer(words, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+
+    def loss_of(step: int) -> Tensor:
+        x, chosen = draw_batch(
+            pool.pictures, pool.weights, prior.batch, lambda p, g: draw_crop(p, prior.crop, g), generator
+        )
+        spoiled = torch.rand(prior.batch, generator=generator) < prior.degraded
+        x = torch.where(spoiled.view(-1, 1, 1, 1), degrade_roughly(x, generator), x)
+        told = torch.where(spoiled, 3, torch.where(pool.synthetic[chosen], 2, 1))
+        told = torch.where(torch.rand(prior.batch, generator=generator) < prior.drop_prompt, 0, told)
+        t = torch.randint(0, prior.max_timestep, (prior.batch,), generator=generator)
+        with autocast(config):
+            with torch.no_grad():
+                z = vae.encode(2 * x - 1).latent_dist.mean.float() * vae.config["scaling_factor"]
+            noise = torch.randn(z.shape, generator=generator)
+            embeds = text_encoder(ids.input_ids)[0][told]  # (B, L, D)
+            return prior_loss(unet, z, embeds, t, noise, alphas)
+
+    last = {id(p) for m in (unet.conv_norm_out, unet.conv_out) for p in m.parameters()}
+    groups = [
+        {"params": [p for p in both.parameters() if id(p) not in last], "lr": prior.lr},
+        {"params": [p for p in both.parameters() if id(p) in last], "lr": prior.lr * prior.output_lr_scale},
+    ]
+    fit(both, loss_of, groups, prior.minutes, partial(log_progress, "prior"))
+    unet.eval().save_pretrained(out / "unet")
+    text_encoder.eval().save_pretrained(out / "text_encoder")
+    write_index(out)
+
+
+def write_index(out: Path) -> None:
+    """Write model_index.json, which makes the folder a diffusers pipeline."""
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (out / "model_index.json").write_text(json.dumps(index, indent=2))
