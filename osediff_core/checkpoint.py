@@ -1,0 +1,243 @@
+"""OSEDiff checkpoints: ours (.safetensors with metadata) and the published layout (.pkl)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import OSEDiffError
+from .lora import A, B, unet_group
+
+FORMAT, FORMAT_VERSION = "osediff", 1
+PUBLISHED_ALPHA = 8.0  # peft's default, which the published code leaves unsaid and does not store
+PUBLISHED_SUFFIXES = (".pkl", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What OSEDiff training adds to a base.
+
+    unet, vae: "<module>.lora_A.weight" (r, in, ...), "<module>.lora_B.weight" (out, r, ...), and in `unet`
+    "conv_in.weight" and "conv_in.bias" where they were trained in full. LoRA is applied times alpha / rank.
+    metadata: free text: base, config, licence, steps and the like.
+    """
+
+    unet: dict[str, Tensor]
+    vae: dict[str, Tensor]
+    rank_unet: int
+    alpha_unet: float
+    rank_vae: int
+    alpha_vae: float
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def scale_unet(self) -> float:
+        """What the UNet's B A is multiplied by."""
+        return self.alpha_unet / self.rank_unet
+
+    @property
+    def scale_vae(self) -> float:
+        """What the VAE's B A is multiplied by."""
+        return self.alpha_vae / self.rank_vae
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read an OSEDiff checkpoint: ours (.safetensors) or the published .pkl, whose code is never executed.
+
+    Raises OSEDiffError if the file is missing, empty, truncated, something else, or incomplete.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise OSEDiffError(f"there is no checkpoint at {path}: check the path, or download the file first")
+    if path.stat().st_size == 0:
+        raise OSEDiffError(f"{path} is empty (0 bytes), so its download or copy failed: get the file again")
+    if path.suffix == ".safetensors":
+        checkpoint = _from_ours(*_load_safetensors(path), path)
+    elif path.suffix in PUBLISHED_SUFFIXES:
+        checkpoint = _from_published(_load_pickle(path), path)
+    else:
+        raise OSEDiffError(f"an OSEDiff checkpoint is a .safetensors or .pkl file, got {path.name}")
+    _check_complete(checkpoint, path)
+    return checkpoint
+
+
+def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write our layout, beside and then renamed, so that `path` is never half a file."""
+    from safetensors.torch import save_file
+
+    parts = {"unet": checkpoint.unet, "vae": checkpoint.vae}
+    tensors = {f"{part}.{k}": _plain(v) for part, items in parts.items() for k, v in items.items()}
+    metadata = {
+        **{k: str(v) for k, v in checkpoint.metadata.items()},
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "rank_unet": str(checkpoint.rank_unet),
+        "alpha_unet": str(checkpoint.alpha_unet),
+        "rank_vae": str(checkpoint.rank_vae),
+        "alpha_vae": str(checkpoint.alpha_vae),
+    }
+    _write_beside(Path(path), lambda beside: save_file(tensors, beside, metadata))
+
+
+def write_published(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write the layout of the published osediff.pkl, whose alpha is always 8: B takes up the difference.
+
+    Raises OSEDiffError if conv_in was not trained, because the published loader needs it.
+    """
+    _write_beside(Path(path), lambda beside: torch.save(_to_published(checkpoint), beside))
+
+
+def _write_beside(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make the file under another name, then put it in place; leave nothing behind if it fails."""
+    from safetensors import SafetensorError
+
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(beside)
+        os.replace(beside, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSEDiffError(f"the checkpoint could not be written to {path}: {error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise OSEDiffError(
+            f"{path} is damaged or no .safetensors file ({error}): get the file again"
+        ) from error
+
+
+def _from_ours(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> Checkpoint:
+    """Split the tensors of our layout by part and read the numbers in its metadata."""
+    if metadata.get("format") != FORMAT:
+        raise OSEDiffError(f"{path} is no OSEDiff checkpoint: its metadata lacks format={FORMAT}")
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise OSEDiffError(
+            f"{path} has format version {metadata.get('format_version')}, but this program reads "
+            f"{FORMAT_VERSION}: update the program"
+        )
+    try:
+        ranks = {key: int(metadata[key]) for key in ("rank_unet", "rank_vae")}
+        alphas = {key: float(metadata[key]) for key in ("alpha_unet", "alpha_vae")}
+    except (KeyError, ValueError) as error:
+        raise OSEDiffError(f"{path} lacks a readable rank or alpha in its metadata ({error})") from error
+    own = {"format", "format_version", *ranks, *alphas}
+    return Checkpoint(
+        unet={k.removeprefix("unet."): v for k, v in tensors.items() if k.startswith("unet.")},
+        vae={k.removeprefix("vae."): v for k, v in tensors.items() if k.startswith("vae.")},
+        metadata={k: v for k, v in metadata.items() if k not in own},
+        **ranks,
+        **alphas,
+    )
+
+
+def _load_pickle(path: Path) -> Any:
+    """Load tensors and plain values from a torch file; anything that would run code is refused."""
+    import pickle
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error):
+            raise OSEDiffError(
+                f"{path} carries code besides tensors, which was not executed: get the checkpoint from a source "
+                "that you trust"
+            ) from error
+        raise OSEDiffError(f"{path} is damaged or no checkpoint: get the file again") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise OSEDiffError(f"{path} is damaged or no checkpoint: get the file again") from error
+
+
+def _from_published(content: Any, path: Path) -> Checkpoint:
+    """Convert what the published training saves; adapter names go, and conv_in's base layer is conv_in."""
+    needed = ("state_dict_unet", "state_dict_vae", "rank_unet", "rank_vae")
+    if not isinstance(content, dict) or not all(key in content for key in needed):
+        raise OSEDiffError(f"{path} is no OSEDiff checkpoint: it lacks {', '.join(needed)}")
+    return Checkpoint(
+        unet={_from_published_key(k): v for k, v in content["state_dict_unet"].items()},
+        vae={_from_published_key(k): v for k, v in content["state_dict_vae"].items()},
+        rank_unet=int(content["rank_unet"]),
+        alpha_unet=PUBLISHED_ALPHA,
+        rank_vae=int(content["rank_vae"]),
+        alpha_vae=PUBLISHED_ALPHA,
+    )
+
+
+def _from_published_key(key: str) -> str:
+    return re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", key).replace(".base_layer.", ".")
+
+
+def _to_published(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the dict that the published training saves, keys in its order."""
+    if not {"conv_in.weight", "conv_in.bias"} <= checkpoint.unet.keys():
+        raise OSEDiffError(
+            "the published layout needs conv_in.weight and conv_in.bias, which this checkpoint lacks"
+        )
+    unet_modules = [key.removesuffix(A) for key in checkpoint.unet if key.endswith(A)]
+    group = {g: [m for m in unet_modules if unet_group(m) == g] for g in map(unet_group, unet_modules)}
+    return {
+        "vae_lora_encoder_modules": [key.removesuffix(A) for key in checkpoint.vae if key.endswith(A)],
+        "unet_lora_encoder_modules": group.get("default_encoder", []),
+        "unet_lora_decoder_modules": group.get("default_decoder", []),
+        "unet_lora_others_modules": group.get("default_others", []),
+        "rank_unet": checkpoint.rank_unet,
+        "rank_vae": checkpoint.rank_vae,
+        "state_dict_unet": _published_tensors(checkpoint.unet, checkpoint.alpha_unet, unet_group),
+        "state_dict_vae": _published_tensors(
+            checkpoint.vae, checkpoint.alpha_vae, lambda _: "default_encoder"
+        ),
+    }
+
+
+def _published_tensors(
+    tensors: Mapping[str, Tensor], alpha: float, group: Callable[[str], str]
+) -> dict[str, Tensor]:
+    """Rename the tensors of one part, and rescale B so that alpha 8 means what `alpha` meant."""
+    out = {}
+    for key, tensor in tensors.items():
+        if key.endswith((A, B)):
+            module, side = key.removesuffix(".weight").rsplit(".", 1)
+            factor = alpha / PUBLISHED_ALPHA if key.endswith(B) else 1.0
+            out[f"{module}.{side}.{group(module)}.weight"] = _plain(tensor.float() * factor)
+        else:
+            module, kind = key.rsplit(".", 1)
+            out[f"{module}.base_layer.{kind}"] = _plain(tensor.float())
+    return out
+
+
+def _check_complete(checkpoint: Checkpoint, path: Path) -> None:
+    """Raise OSEDiffError unless both parts have whole LoRA pairs of the stated rank, all of them numbers."""
+    for part, tensors, rank in (
+        ("UNet", checkpoint.unet, checkpoint.rank_unet),
+        ("VAE", checkpoint.vae, checkpoint.rank_vae),
+    ):
+        downs = {key.removesuffix(A) for key in tensors if key.endswith(A)}
+        ups = {key.removesuffix(B) for key in tensors if key.endswith(B)}
+        if not downs:
+            raise OSEDiffError(f"{path} is incomplete: it has no LoRA for the {part}")
+        if downs != ups:
+            raise OSEDiffError(
+                f"{path} is incomplete: {sorted(downs ^ ups)[0]} in the {part} has half of its LoRA"
+            )
+        for key, tensor in tensors.items():
+            if not tensor.is_floating_point() or not tensor.isfinite().all():
+                raise OSEDiffError(f"{path} is damaged: {key} in the {part} has values that are not numbers")
+            if key.endswith(A) and tensor.shape[0] != rank:
+                raise OSEDiffError(f"{path} says rank {rank} for the {part}, but {key} has {tensor.shape[0]}")

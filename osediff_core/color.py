@@ -1,0 +1,64 @@
+"""Give a restored image the colours of its reference. All images are (B, 3, H, W), in [0, 1], float32 inside."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import OSEDiffError
+
+METHODS = ("adain", "wavelet", "none")
+
+
+def match_color(sr: Tensor, reference: Tensor, method: str = "adain") -> Tensor:
+    """Return `sr` with the colours of `reference`, (B, 3, H, W) float32, clamped to [0, 1].
+
+    method: "adain" matches mean and deviation of each channel (the published default), "wavelet" takes the
+    low frequencies from the reference, "none" only clamps. Raises OSEDiffError for another method or if the
+    sizes differ.
+    """
+    if method not in METHODS:
+        raise OSEDiffError(f"the colour method is one of {', '.join(METHODS)}, got {method!r}")
+    if method == "none":
+        return sr.float().clamp(0, 1)
+    if sr.shape != reference.shape:
+        raise OSEDiffError(
+            f"colours are matched between images of one size, got {tuple(sr.shape)} and reference "
+            f"{tuple(reference.shape)}: resize the reference to the output"
+        )
+    match = adain if method == "adain" else wavelet
+    return match(sr.float(), reference.float()).clamp(0, 1)
+
+
+def adain(sr: Tensor, reference: Tensor) -> Tensor:
+    """Give each channel of `sr` the mean and standard deviation of the reference's; not clamped."""
+    mean, std = _mean_std(sr)  # (B, 3, 1, 1)
+    to_mean, to_std = _mean_std(reference)  # (B, 3, 1, 1)
+    return (sr - mean) / std * to_std + to_mean  # (B, 3, H, W)
+
+
+def _mean_std(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and sqrt(unbiased variance + 1e-5) per image and channel, (B, 3, 1, 1).
+
+    One pixel has no unbiased variance: it counts as 0, so that its colour is only shifted.
+    """
+    several = x.shape[-2] * x.shape[-1] > 1
+    var = x.var(dim=(2, 3), keepdim=True, unbiased=several)
+    return x.mean(dim=(2, 3), keepdim=True), (var + 1e-5).sqrt()
+
+
+def wavelet(sr: Tensor, reference: Tensor) -> Tensor:
+    """Return the high frequencies of `sr` on the low frequencies of the reference; not clamped."""
+    return sr - low_frequencies(sr) + low_frequencies(reference)  # (B, 3, H, W)
+
+
+def low_frequencies(x: Tensor, levels: int = 5) -> Tensor:
+    """Return what is left of `x` after `levels` binomial 3x3 blurs, dilated by 1, 2, 4, ... (a trous)."""
+    row = torch.tensor([1.0, 2.0, 1.0], device=x.device) / 4
+    kernel = (row[:, None] * row[None, :]).expand(x.shape[1], 1, 3, 3)  # (3, 1, 3, 3)
+    for level in range(levels):
+        r = 2**level
+        padded = F.pad(x, (r, r, r, r), mode="replicate")  # (B, 3, H + 2r, W + 2r)
+        x = F.conv2d(padded, kernel, groups=x.shape[1], dilation=r)  # (B, 3, H, W)
+    return x

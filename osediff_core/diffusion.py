@@ -1,0 +1,68 @@
+"""The diffusion mathematics of OSEDiff: a noise schedule and the closed form of its one step.
+
+Symbols: `z_t` is a noisy latent, `eps` the noise in it, `alpha_bar` the cumulative product of 1 - beta at
+the latent's timestep, either one number for all or one per image, (B,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import OSEDiffError
+
+
+def alphas_cumprod(scheduler: Mapping[str, Any]) -> Tensor:
+    """Return alpha_bar for every training timestep, (T,) float32, from a diffusers scheduler config.
+
+    A key that is absent has the diffusers default. Raises OSEDiffError for a schedule that has no closed
+    form at the last timestep (zero terminal SNR) or that is not known here.
+    """
+    if scheduler.get("rescale_betas_zero_snr"):
+        raise OSEDiffError(
+            "the scheduler of this base has zero signal at the last timestep (rescale_betas_zero_snr), where "
+            "one step cannot start: use a base with an ordinary schedule, such as Stable Diffusion 2.1-base"
+        )
+    return torch.cumprod(1.0 - _betas(scheduler), dim=0)  # (T,)
+
+
+def _betas(scheduler: Mapping[str, Any]) -> Tensor:
+    """Return the noise variances, (T,) float32."""
+    if scheduler.get("trained_betas") is not None:
+        return torch.tensor(scheduler["trained_betas"], dtype=torch.float32)
+    steps = int(scheduler.get("num_train_timesteps", 1000))
+    start, end = float(scheduler.get("beta_start", 0.0001)), float(scheduler.get("beta_end", 0.02))
+    schedule = scheduler.get("beta_schedule", "linear")
+    if schedule == "linear":
+        return torch.linspace(start, end, steps, dtype=torch.float32)
+    if schedule == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
+    raise OSEDiffError(
+        f"the scheduler of this base has beta_schedule {schedule!r}, but only linear and scaled_linear are known: "
+        "use a base of the Stable Diffusion 1 or 2 family"
+    )
+
+
+def predict_x0(z_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Return the clean latent that `z_t` and its noise imply, float32 (B, C, h, w).
+
+    x0 = (z_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar): the paper's equation 1 solved for z. The published
+    code reaches it through a scheduler of one step, whose previous alpha_bar is 1.
+    """
+    a = _per_image(alpha_bar, z_t)
+    return (z_t.float() - (1.0 - a).sqrt() * eps.float()) / a.sqrt()  # (B, C, h, w)
+
+
+def add_noise(z: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Return sqrt(alpha_bar) z + sqrt(1 - alpha_bar) noise, float32 (B, C, h, w): forward diffusion."""
+    a = _per_image(alpha_bar, z)
+    return a.sqrt() * z.float() + (1.0 - a).sqrt() * noise.float()  # (B, C, h, w)
+
+
+def _per_image(alpha_bar: Tensor, z: Tensor) -> Tensor:
+    """Return `alpha_bar` as float32, (B, 1, 1, 1) where it is one number per image."""
+    a = alpha_bar.float()
+    return a.reshape(-1, *(1,) * (z.ndim - 1)) if a.ndim else a

@@ -1,0 +1,177 @@
+"""OSEDiff: the network that turns a low-quality image into a restored one in a single diffusion step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import diffusion
+from .base import DEMO_BASE, DEMO_WEIGHTS, load_base, resolve_device, resolve_dtype
+from .checkpoint import Checkpoint, read_checkpoint
+from .errors import OSEDiffError
+from .lora import fold
+
+
+class OSEDiff(nn.Module):
+    """UNet, VAE and text encoder of a base, used as the paper's one-step generator.
+
+    Shapes: images (B, 3, H, W) in [0, 1]; latents (B, C, h, w) with h = H / reduction, scaled by the VAE's
+    scaling factor; prompt embeddings (B, L, D). C and reduction come from the VAE's config: 4 and 8 for Stable
+    Diffusion.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        vae: nn.Module,
+        text_encoder: nn.Module,
+        tokenizer: Any,
+        alphas_cumprod: Tensor,
+        timestep: int = 999,
+    ) -> None:
+        """Put the parts together. alphas_cumprod: (T,); timestep: where the one step starts (the paper's T)."""
+        super().__init__()
+        if not 0 <= timestep < len(alphas_cumprod):
+            raise OSEDiffError(f"the timestep must be below {len(alphas_cumprod)}, got {timestep}")
+        self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
+        # No buffer: it stays float32 whatever the networks are rounded to.
+        self.alphas_cumprod = alphas_cumprod.detach().cpu().float()  # (T,)
+        self.timestep = timestep
+        self.reduction = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.latent_channels = int(vae.config.latent_channels)
+        self.scaling_factor = float(vae.config.scaling_factor)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | Path | None = None,
+        weights: str | Path | None = None,
+        *,
+        strength: float = 1.0,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+    ) -> OSEDiff:
+        """Load a base folder and an OSEDiff checkpoint on it, folded in float32 and rounded once to `dtype`.
+
+        Neither: the bundled demo. `base` alone: the plain base, without restoration weights. strength: of the
+        trained weights, 0 is the base and 1 the checkpoint. Raises OSEDiffError for what cannot be loaded.
+        """
+        base, weights = _sources(base, weights)
+        if not math.isfinite(strength):
+            raise OSEDiffError(
+                f"the strength must be a finite number, got {strength}: 1 is the trained model"
+            )
+        device = resolve_device(device)
+        dtype = resolve_dtype(dtype, device)
+        checkpoint = None if weights is None else read_checkpoint(weights)
+
+        def edit(name: str, module: nn.Module) -> None:
+            if checkpoint is not None:
+                _fold_part(name, module, checkpoint, strength, dtype)
+
+        parts = load_base(base, dtype, device, edit)
+        model = cls(parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.alphas_cumprod)
+        return model.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes in."""
+        return _dtype(self.unet)
+
+    def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
+        """Return the text encoder's last hidden states after its final norm, (B, L, D).
+
+        Prompts are padded as the base's tokenizer pads them ("!" for Stable Diffusion 2.1), and cut off at its
+        length (77 tokens).
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise OSEDiffError(f"prompts are one or more strings, got {prompts!r}")
+        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        tokens = self.tokenizer(
+            texts, max_length=length, padding="max_length", truncation=True, return_tensors="pt"
+        )
+        ids = tokens.input_ids.to(next(self.text_encoder.parameters()).device)  # (B, L)
+        return self.text_encoder(ids)[0]  # (B, L, D)
+
+    def encode(self, lq: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return the scaled latent of an image in [0, 1], (B, C, h, w) in the VAE's dtype.
+
+        The posterior's mode, so that one input has one output; with `noise` (B, C, h, w) mean + std * noise, as
+        the published code draws it. Raises OSEDiffError if a side is no multiple of the reduction.
+        """
+        if any(side % self.reduction for side in lq.shape[-2:]):
+            raise OSEDiffError(
+                f"image sides must be multiples of {self.reduction}, got {tuple(lq.shape[-2:])}: pad it"
+            )
+        x = (lq.float() * 2 - 1).to(_dtype(self.vae))  # (B, 3, H, W) in [-1, 1]
+        posterior = self.vae.encode(x).latent_dist
+        z = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.std)
+        return z * self.scaling_factor  # (B, C, h, w)
+
+    def predict_noise(self, z: Tensor, prompt_embeds: Tensor) -> Tensor:
+        """Return the UNet's noise in `z` at the one timestep, (B, C, h, w); one prompt serves a whole batch."""
+        if prompt_embeds.shape[0] not in (1, z.shape[0]):
+            raise OSEDiffError(
+                f"got {prompt_embeds.shape[0]} prompts for {z.shape[0]} images: give one or as many"
+            )
+        embeds = prompt_embeds.to(z.device, self.dtype).expand(z.shape[0], -1, -1)  # (B, L, D)
+        t = torch.full((z.shape[0],), self.timestep, device=z.device)  # (B,)
+        return self.unet(z.to(self.dtype), t, encoder_hidden_states=embeds).sample  # (B, C, h, w)
+
+    def predict_x0(self, z: Tensor, eps: Tensor) -> Tensor:
+        """Return the restored latent z_hq that `z` and its noise imply, (B, C, h, w) float32."""
+        return diffusion.predict_x0(z, eps, self.alphas_cumprod[self.timestep])
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the image of a scaled latent, (B, 3, H, W) float32, clamped to [0, 1]."""
+        image = self.vae.decode((z / self.scaling_factor).to(_dtype(self.vae))).sample  # in [-1, 1]
+        return (image.float() / 2 + 0.5).clamp(0, 1)  # (B, 3, H, W)
+
+    def forward(
+        self, lq: Tensor, prompt_embeds: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the restored image and its latent: sr (B, 3, H, W) in [0, 1], z_hq (B, C, h, w)."""
+        z_lq = self.encode(lq, noise)  # (B, C, h, w)
+        eps = self.predict_noise(z_lq, prompt_embeds)  # (B, C, h, w)
+        z_hq = self.predict_x0(z_lq, eps)  # (B, C, h, w)
+        return self.decode(z_hq), z_hq
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
+def _sources(base: str | Path | None, weights: str | Path | None) -> tuple[Path, Path | None]:
+    """Return the base and the checkpoint to load; neither given means the bundled demo."""
+    if base is not None:
+        return Path(base), None if weights is None else Path(weights)
+    if weights is not None:
+        trained_on = read_checkpoint(weights).metadata.get("base", "Stable Diffusion 2.1-base")
+        raise OSEDiffError(
+            f"{weights} needs the base that it was trained on ({trained_on}): give its folder as base"
+        )
+    if not DEMO_BASE.is_dir() or not DEMO_WEIGHTS.is_file():
+        raise OSEDiffError(
+            "this installation has no bundled demo model: give a base and weights, or install again"
+        )
+    return DEMO_BASE, DEMO_WEIGHTS
+
+
+def _fold_part(
+    name: str, module: nn.Module, checkpoint: Checkpoint, strength: float, dtype: torch.dtype
+) -> None:
+    """Fold the checkpoint's LoRA for "unet" or "vae" into that module."""
+    tensors = checkpoint.unet if name == "unet" else checkpoint.vae
+    scale = checkpoint.scale_unet if name == "unet" else checkpoint.scale_vae
+    fold(module, tensors, scale, strength=strength, dtype=dtype)

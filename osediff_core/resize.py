@@ -1,0 +1,71 @@
+"""Resizing and padding. Sizes are (height, width); images (B, C, H, W), uint8 or float in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import OSEDiffError
+
+
+def target_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Return floor(scale * side + 0.5) for both sides; OSEDiffError unless scale is a number >= 1."""
+    if not math.isfinite(scale) or scale < 1:
+        raise OSEDiffError(
+            f"the scale must be a finite number of at least 1, got {scale}: 4 is what OSEDiff is for"
+        )
+    return math.floor(scale * height + 0.5), math.floor(scale * width + 0.5)
+
+
+def resize_bicubic(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return `image` at `size` by bicubic interpolation with a = -0.5, antialiased where it shrinks.
+
+    8-bit images go through Pillow, whose rounding the published preprocessing has, and stay 8-bit; float images
+    come back as float32, clamped to [0, 1].
+    """
+    if image.dtype == torch.uint8:
+        return _resize_uint8(image, size)
+    image = image.float()
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image.clamp(0, 1)
+    out = F.interpolate(image, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return out.clamp(0, 1)  # (B, C, *size)
+
+
+def _resize_uint8(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize 8-bit channels with Pillow, one by one, as it does for RGB images itself."""
+    import numpy as np
+    from PIL import Image
+
+    height, width = size
+    out = np.empty((*image.shape[:2], height, width), dtype=np.uint8)  # (B, C, height, width)
+    source = image.cpu().numpy()
+    for b, c in np.ndindex(*image.shape[:2]):
+        channel = Image.fromarray(np.ascontiguousarray(source[b, c]))
+        out[b, c] = np.asarray(channel.resize((width, height), Image.Resampling.BICUBIC))
+    return torch.from_numpy(out).to(image.device)
+
+
+def resize_alpha(alpha: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return an alpha channel (B, 1, H, W) at `size`, by the same bicubic as the image: it is not restored."""
+    return resize_bicubic(alpha, size)  # (B, 1, *size)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad `x` at the right and the bottom to sides that `multiple` divides.
+
+    The picture is mirrored as far as it goes, then its last row or column repeated, so that nothing is stretched.
+    """
+    height, width = x.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    mirror_down, mirror_right = min(bottom, height - 1), min(right, width - 1)
+    x = F.pad(x, (0, mirror_right, 0, mirror_down), mode="reflect")
+    return F.pad(x, (0, right - mirror_right, 0, bottom - mirror_down), mode="replicate")
+
+
+def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the top left `size` of `x`: what padding added is gone."""
+    return x[..., : size[0], : size[1]]
