@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .vae import anchor_norms
+from .vae import start_as_identity
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -65,7 +65,7 @@ def build_unet(config: PriorConfig, latent_channels: int, sample_size: int) -> U
         attention_head_dim=4,
         use_linear_projection=True,
     )
-    anchor_norms(unet)
+    start_as_identity(unet)
     for name, module in unet.named_modules():
         if name.endswith("proj_out"):
             nn.init.zeros_(module.weight)

@@ -102,6 +102,7 @@ def train_vae(config: BaseConfig) -> None:
     vae_config = config.vae
     generator = torch.Generator().manual_seed(config.seed)
     pool = gather_pool(config.pictures, vae_config.crop)
+    torch.manual_seed(config.seed)  # initial weights
     vae = build_vae(vae_config).to(memory_format=torch.channels_last)  # pyright: ignore
     side = vae_config.crop >> (len(vae_config.widths) - 1)
     cut = partial(cut_for_vae, size=vae_config.crop)
@@ -154,6 +155,7 @@ def train_prior(config: BaseConfig) -> None:
     write_tokenizer(out / "tokenizer")
     tokenizer = load_tokenizer(out / "tokenizer")
     alphas = alphas_cumprod(write_scheduler(out / "scheduler", prior))
+    torch.manual_seed(config.seed)  # initial weights
     text_encoder = build_text_encoder(prior.text_width, prior.text_layers)
     unet = build_unet(prior, vae.config["latent_channels"], prior.crop >> (len(config.vae.widths) - 1))
     both = nn.ModuleDict({"unet": unet.to(memory_format=torch.channels_last), "text": text_encoder})  # pyright: ignore

