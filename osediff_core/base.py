@@ -1,19 +1,23 @@
-"""Load the diffusion model that OSEDiff was trained on: UNet, VAE, text encoder, tokenizer, noise schedule."""
+"""Load the diffusion model that OSEDiff was trained on: UNet, VAE, text encoder, tokenizer, schedule."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .diffusion import alphas_cumprod
 from .errors import OSEDiffError
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 DEMO_BASE = Path(__file__).parent / "demo" / "base"
 DEMO_WEIGHTS = Path(__file__).parent / "demo" / "osediff_demo.safetensors"
@@ -35,7 +39,7 @@ class Base:
     unet: nn.Module
     vae: nn.Module
     text_encoder: nn.Module
-    tokenizer: Any
+    tokenizer: CLIPTokenizer
     alphas_cumprod: Tensor
 
 
@@ -47,9 +51,9 @@ def load_base(
 ) -> Base:
     """Load a base from a folder in the diffusers layout.
 
-    edit(name, module) may change "unet" and "vae" while they still have the precision of the file, before they
-    are rounded to `dtype` and moved to `device`, so that folded weights are rounded once. Raises OSEDiffError if
-    the folder is incomplete or damaged, or if the base predicts something else than noise.
+    edit(name, module) may change "unet" and "vae" while they still have the precision of the file, before
+    they are rounded to `dtype` and moved to `device`, so that folded weights are rounded once. Raises
+    OSEDiffError if the folder is incomplete or damaged, or if the base predicts something else than noise.
     """
     path = Path(path)
     _check_folder(path)
@@ -59,10 +63,15 @@ def load_base(
         module = _load_part(path, name)
         if edit is not None and name != "text_encoder":
             edit(name, module)
-        parts[name] = module.to(device, dtype).eval().requires_grad_(False)
+        parts[name] = convert(module, dtype, device).eval().requires_grad_(False)
     base = Base(**parts, tokenizer=_load_tokenizer(path), alphas_cumprod=schedule)
     _check_parts(base, path)
     return base
+
+
+def convert(module: nn.Module, dtype: torch.dtype, device: torch.device | str | None = None) -> nn.Module:
+    """Round and move a network in place. The plain method: that of diffusers warns about an empty list."""
+    return nn.Module.to(module, device=device, dtype=dtype)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -115,8 +124,9 @@ def _scheduler_config(path: Path) -> dict[str, Any]:
     kind = config.get("prediction_type", "epsilon")
     if kind != "epsilon":
         raise OSEDiffError(
-            f"the base {path} has prediction_type {kind!r}, but OSEDiff needs one that predicts noise (epsilon): "
-            "the usual cause is Stable Diffusion 2.1 at 768 px, which predicts velocity; use 2.1-base at 512 px"
+            f"the base {path} has prediction_type {kind!r}, but OSEDiff needs one that predicts noise "
+            "(epsilon): the usual cause is Stable Diffusion 2.1 for 768 px, which predicts velocity "
+            "(v-prediction); use 2.1-base, for 512 px"
         )
     return config
 
@@ -145,27 +155,45 @@ def _load_part(path: Path, name: str) -> nn.Module:
 
 def _from_pretrained(folder: Path, name: str) -> tuple[nn.Module, dict[str, Any]]:
     """Call the right class of the right library, without a network and without its progress bars."""
-    options: dict[str, Any] = {"local_files_only": True, "output_loading_info": True}
+    options: dict[str, Any] = {
+        "local_files_only": True,
+        "output_loading_info": True,
+        "variant": _variant(folder),
+    }
     if name == "text_encoder":
         from transformers import CLIPTextModel
 
-        return CLIPTextModel.from_pretrained(folder, **options)
+        with _no_progress_bar():
+            return CLIPTextModel.from_pretrained(folder, **options)
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     cls = UNet2DConditionModel if name == "unet" else AutoencoderKL
     return cls.from_pretrained(
         folder,
         torch_dtype=_stored_dtype(folder),
-        variant=_variant(folder),
         low_cpu_mem_usage=find_spec("accelerate") is not None,
         **options,
     )
 
 
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers' own progress bar off the screen, and leave its setting as it was."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
 def _variant(folder: Path) -> str | None:
-    """Return "fp16" where only such files are there."""
-    files = [file.name for file in folder.glob("diffusion_pytorch_model*.*")]
-    return "fp16" if files and all(".fp16." in file for file in files) else None
+    """Return "fp16" where only such weights are there."""
+    files = [file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")]
+    return "fp16" if files and all(".fp16" in name for name in files) else None
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:
@@ -181,7 +209,7 @@ def _stored_dtype(folder: Path) -> torch.dtype:
     return torch.float32
 
 
-def _load_tokenizer(path: Path) -> Any:
+def _load_tokenizer(path: Path) -> CLIPTokenizer:
     from transformers import CLIPTokenizer
 
     try:
@@ -200,8 +228,8 @@ def _check_parts(base: Base, path: Path) -> None:
         )
     if unet.cross_attention_dim != text.hidden_size:
         raise OSEDiffError(
-            f"the UNet of {path} attends to text of width {unet.cross_attention_dim}, but its text encoder gives "
-            f"{text.hidden_size}: use a base of the Stable Diffusion 1 or 2 family"
+            f"the UNet of {path} attends to text of width {unet.cross_attention_dim}, but its text encoder "
+            f"gives {text.hidden_size}: use a base of the Stable Diffusion 1 or 2 family"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from .lora import A, B, unet_group
 
 FORMAT, FORMAT_VERSION = "osediff", 1
 PUBLISHED_ALPHA = 8.0  # peft's default, which the published code leaves unsaid and does not store
+RESERVED = ("format", "format_version", "rank_unet", "alpha_unet", "rank_vae", "alpha_vae")
 PUBLISHED_SUFFIXES = (".pkl", ".pt", ".pth", ".bin")
 
 
@@ -95,7 +97,7 @@ def write_published(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def _write_beside(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make the file under another name, then put it in place; leave nothing behind if it fails."""
+    """Let `write` make the file under another name, then put it in place; a failure leaves nothing behind."""
     from safetensors import SafetensorError
 
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -134,48 +136,49 @@ def _from_ours(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Pa
             f"{FORMAT_VERSION}: update the program"
         )
     try:
-        ranks = {key: int(metadata[key]) for key in ("rank_unet", "rank_vae")}
-        alphas = {key: float(metadata[key]) for key in ("alpha_unet", "alpha_vae")}
+        return Checkpoint(
+            unet={k.removeprefix("unet."): v for k, v in tensors.items() if k.startswith("unet.")},
+            vae={k.removeprefix("vae."): v for k, v in tensors.items() if k.startswith("vae.")},
+            rank_unet=int(metadata["rank_unet"]),
+            alpha_unet=float(metadata["alpha_unet"]),
+            rank_vae=int(metadata["rank_vae"]),
+            alpha_vae=float(metadata["alpha_vae"]),
+            metadata={k: v for k, v in metadata.items() if k not in RESERVED},
+        )
     except (KeyError, ValueError) as error:
         raise OSEDiffError(f"{path} lacks a readable rank or alpha in its metadata ({error})") from error
-    own = {"format", "format_version", *ranks, *alphas}
-    return Checkpoint(
-        unet={k.removeprefix("unet."): v for k, v in tensors.items() if k.startswith("unet.")},
-        vae={k.removeprefix("vae."): v for k, v in tensors.items() if k.startswith("vae.")},
-        metadata={k: v for k, v in metadata.items() if k not in own},
-        **ranks,
-        **alphas,
-    )
 
 
-def _load_pickle(path: Path) -> Any:
+def _load_pickle(path: Path) -> object:
     """Load tensors and plain values from a torch file; anything that would run code is refused."""
-    import pickle
+    from pickle import UnpicklingError
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error):
+    except UnpicklingError as error:
+        if "unsupported" in str(error).lower():
             raise OSEDiffError(
-                f"{path} carries code besides tensors, which was not executed: get the checkpoint from a source "
-                "that you trust"
+                f"{path} carries code besides tensors, which was not executed: get the checkpoint from a "
+                "source that you trust"
             ) from error
         raise OSEDiffError(f"{path} is damaged or no checkpoint: get the file again") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise OSEDiffError(f"{path} is damaged or no checkpoint: get the file again") from error
 
 
-def _from_published(content: Any, path: Path) -> Checkpoint:
+def _from_published(content: object, path: Path) -> Checkpoint:
     """Convert what the published training saves; adapter names go, and conv_in's base layer is conv_in."""
-    needed = ("state_dict_unet", "state_dict_vae", "rank_unet", "rank_vae")
-    if not isinstance(content, dict) or not all(key in content for key in needed):
-        raise OSEDiffError(f"{path} is no OSEDiff checkpoint: it lacks {', '.join(needed)}")
+    kinds = {"state_dict_unet": dict, "state_dict_vae": dict, "rank_unet": int, "rank_vae": int}
+    if not isinstance(content, dict) or any(
+        not isinstance(content.get(k), kind) for k, kind in kinds.items()
+    ):
+        raise OSEDiffError(f"{path} is no OSEDiff checkpoint, which has {', '.join(kinds)}")
     return Checkpoint(
         unet={_from_published_key(k): v for k, v in content["state_dict_unet"].items()},
         vae={_from_published_key(k): v for k, v in content["state_dict_vae"].items()},
-        rank_unet=int(content["rank_unet"]),
+        rank_unet=content["rank_unet"],
         alpha_unet=PUBLISHED_ALPHA,
-        rank_vae=int(content["rank_vae"]),
+        rank_vae=content["rank_vae"],
         alpha_vae=PUBLISHED_ALPHA,
     )
 
@@ -223,21 +226,23 @@ def _published_tensors(
 
 
 def _check_complete(checkpoint: Checkpoint, path: Path) -> None:
-    """Raise OSEDiffError unless both parts have whole LoRA pairs of the stated rank, all of them numbers."""
-    for part, tensors, rank in (
-        ("UNet", checkpoint.unet, checkpoint.rank_unet),
-        ("VAE", checkpoint.vae, checkpoint.rank_vae),
-    ):
-        downs = {key.removesuffix(A) for key in tensors if key.endswith(A)}
-        ups = {key.removesuffix(B) for key in tensors if key.endswith(B)}
-        if not downs:
-            raise OSEDiffError(f"{path} is incomplete: it has no LoRA for the {part}")
-        if downs != ups:
-            raise OSEDiffError(
-                f"{path} is incomplete: {sorted(downs ^ ups)[0]} in the {part} has half of its LoRA"
-            )
-        for key, tensor in tensors.items():
-            if not tensor.is_floating_point() or not tensor.isfinite().all():
-                raise OSEDiffError(f"{path} is damaged: {key} in the {part} has values that are not numbers")
-            if key.endswith(A) and tensor.shape[0] != rank:
-                raise OSEDiffError(f"{path} says rank {rank} for the {part}, but {key} has {tensor.shape[0]}")
+    """Raise OSEDiffError unless UNet and VAE both have whole LoRA pairs of the stated rank, all finite."""
+    _check_part("UNet", checkpoint.unet, checkpoint.rank_unet, checkpoint.alpha_unet, path)
+    _check_part("VAE", checkpoint.vae, checkpoint.rank_vae, checkpoint.alpha_vae, path)
+
+
+def _check_part(part: str, tensors: Mapping[str, Tensor], rank: int, alpha: float, path: Path) -> None:
+    if rank < 1 or not math.isfinite(alpha):
+        raise OSEDiffError(f"{path} is damaged: the {part} has rank {rank} and alpha {alpha}")
+    downs = {key.removesuffix(A) for key in tensors if key.endswith(A)}
+    ups = {key.removesuffix(B) for key in tensors if key.endswith(B)}
+    if not downs:
+        raise OSEDiffError(f"{path} is incomplete: it has no LoRA for the {part}")
+    if downs != ups:
+        half = min(downs ^ ups)
+        raise OSEDiffError(f"{path} is incomplete: {half} in the {part} has only half of its LoRA")
+    for key, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise OSEDiffError(f"{path} is damaged: {key} in the {part} has values that are not numbers")
+        if key.endswith(A) and (tensor.ndim < 2 or len(tensor) != rank):
+            raise OSEDiffError(f"{path} says rank {rank} for the {part}, but {key} is {tuple(tensor.shape)}")

@@ -1,4 +1,4 @@
-"""Give a restored image the colours of its reference. All images are (B, 3, H, W), in [0, 1], float32 inside."""
+"""Give a restored image the colours of its reference. Images are (B, 3, H, W) in [0, 1], float32 inside."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def _betas(scheduler: Mapping[str, Any]) -> Tensor:
     if schedule == "scaled_linear":
         return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
     raise OSEDiffError(
-        f"the scheduler of this base has beta_schedule {schedule!r}, but only linear and scaled_linear are known: "
-        "use a base of the Stable Diffusion 1 or 2 family"
+        f"the scheduler of this base has beta_schedule {schedule!r}, but only linear and scaled_linear are "
+        "known: use a base of the Stable Diffusion 1 or 2 family"
     )
 
 

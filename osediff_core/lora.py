@@ -1,7 +1,7 @@
 """Low-rank adaptation: which modules carry it, and how it is folded into their weights.
 
-Tensors are named "<module>.lora_A.weight", (r, in, ...) and "<module>.lora_B.weight", (out, r, ...); any other
-name is that of a parameter that was trained in full, as conv_in's weight and bias are.
+Tensors are named "<module>.lora_A.weight", (r, in, ...) and "<module>.lora_B.weight", (out, r, ...); any
+other name is that of a parameter that was trained in full, as conv_in's weight and bias are.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def _weights(module: nn.Module) -> list[str]:
 def lora_delta(a: Tensor, b: Tensor, scale: float, shape: torch.Size) -> Tensor:
     """Return scale * B A as float32 of `shape`, (out, in) or (out, in, kh, kw).
 
-    `a` is (r, in) or (r, in, kh, kw) and `b` (out, r) or (out, r, 1, 1): a convolution's low rank lies between
-    its output channels and its flattened patches.
+    `a` is (r, in) or (r, in, kh, kw) and `b` (out, r) or (out, r, 1, 1): a convolution's low rank lies
+    between its output channels and its flattened patches.
     """
     return scale * (b.float().flatten(1) @ a.float().flatten(1)).reshape(shape)
 
@@ -80,9 +80,10 @@ def fold(
 ) -> None:
     """Add LoRA `tensors` to the weights of `module`, in place.
 
-    scale: alpha / rank, the published code's 8 / 4. strength: how far to go from the base to the trained model;
-    parameters trained in full are interpolated. dtype: what the changed parameters are rounded to, once; by
-    default each keeps its own. Raises OSEDiffError before anything is changed if `tensors` do not fit.
+    scale: alpha / rank, the published code's 8 / 4. strength: how far to go from the base to the trained
+    model; parameters trained in full are interpolated. dtype: what the changed parameters are rounded to,
+    once; by default each keeps its own. Raises OSEDiffError before anything is changed if `tensors` do not
+    fit.
     """
     check_fit(module, tensors)
     for key, tensor in tensors.items():

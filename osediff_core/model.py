@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,16 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .errors import OSEDiffError
 from .lora import fold
 
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
 
 class OSEDiff(nn.Module):
     """UNet, VAE and text encoder of a base, used as the paper's one-step generator.
 
     Shapes: images (B, 3, H, W) in [0, 1]; latents (B, C, h, w) with h = H / reduction, scaled by the VAE's
-    scaling factor; prompt embeddings (B, L, D). C and reduction come from the VAE's config: 4 and 8 for Stable
-    Diffusion.
+    scaling factor; prompt embeddings (B, L, D). C and reduction come from the VAE's config: 4 and 8 for
+    Stable Diffusion.
     """
 
     def __init__(
@@ -30,11 +33,11 @@ class OSEDiff(nn.Module):
         unet: nn.Module,
         vae: nn.Module,
         text_encoder: nn.Module,
-        tokenizer: Any,
+        tokenizer: CLIPTokenizer,
         alphas_cumprod: Tensor,
         timestep: int = 999,
     ) -> None:
-        """Put the parts together. alphas_cumprod: (T,); timestep: where the one step starts (the paper's T)."""
+        """Put the parts together. alphas_cumprod: (T,); timestep: where the one step starts, the paper's T."""
         super().__init__()
         if not 0 <= timestep < len(alphas_cumprod):
             raise OSEDiffError(f"the timestep must be below {len(alphas_cumprod)}, got {timestep}")
@@ -91,8 +94,8 @@ class OSEDiff(nn.Module):
     def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
         """Return the text encoder's last hidden states after its final norm, (B, L, D).
 
-        Prompts are padded as the base's tokenizer pads them ("!" for Stable Diffusion 2.1), and cut off at its
-        length (77 tokens).
+        Prompts are padded as the base's tokenizer pads them ("!" for Stable Diffusion 2.1), and cut off at
+        its length, 77 tokens.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts or not all(isinstance(text, str) for text in texts):
@@ -107,8 +110,8 @@ class OSEDiff(nn.Module):
     def encode(self, lq: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the scaled latent of an image in [0, 1], (B, C, h, w) in the VAE's dtype.
 
-        The posterior's mode, so that one input has one output; with `noise` (B, C, h, w) mean + std * noise, as
-        the published code draws it. Raises OSEDiffError if a side is no multiple of the reduction.
+        The posterior's mode, so that one input has one output; with `noise` (B, C, h, w) mean + std * noise,
+        as the published code draws it. Raises OSEDiffError if a side is no multiple of the reduction.
         """
         if any(side % self.reduction for side in lq.shape[-2:]):
             raise OSEDiffError(
@@ -120,7 +123,7 @@ class OSEDiff(nn.Module):
         return z * self.scaling_factor  # (B, C, h, w)
 
     def predict_noise(self, z: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """Return the UNet's noise in `z` at the one timestep, (B, C, h, w); one prompt serves a whole batch."""
+        """Return the UNet's noise in `z` at the one timestep, (B, C, h, w); one prompt serves all of `z`."""
         if prompt_embeds.shape[0] not in (1, z.shape[0]):
             raise OSEDiffError(
                 f"got {prompt_embeds.shape[0]} prompts for {z.shape[0]} images: give one or as many"
@@ -135,8 +138,12 @@ class OSEDiff(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the image of a scaled latent, (B, 3, H, W) float32, clamped to [0, 1]."""
+        return self.decode_unclamped(z).clamp(0, 1)  # (B, 3, H, W)
+
+    def decode_unclamped(self, z: Tensor) -> Tensor:
+        """Return the decoder's image as it is, (B, 3, H, W) float32: clamping would hide an infinity."""
         image = self.vae.decode((z / self.scaling_factor).to(_dtype(self.vae))).sample  # in [-1, 1]
-        return (image.float() / 2 + 0.5).clamp(0, 1)  # (B, 3, H, W)
+        return image.float() / 2 + 0.5  # (B, 3, H, W)
 
     def forward(
         self, lq: Tensor, prompt_embeds: Tensor, noise: Tensor | None = None

@@ -23,8 +23,8 @@ def target_size(height: int, width: int, scale: float) -> tuple[int, int]:
 def resize_bicubic(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Return `image` at `size` by bicubic interpolation with a = -0.5, antialiased where it shrinks.
 
-    8-bit images go through Pillow, whose rounding the published preprocessing has, and stay 8-bit; float images
-    come back as float32, clamped to [0, 1].
+    8-bit images go through Pillow, whose rounding the published preprocessing has, and stay 8-bit; float
+    images come back as float32, clamped to [0, 1].
     """
     if image.dtype == torch.uint8:
         return _resize_uint8(image, size)
@@ -50,14 +50,14 @@ def _resize_uint8(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_alpha(alpha: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return an alpha channel (B, 1, H, W) at `size`, by the same bicubic as the image: it is not restored."""
+    """Return an alpha channel (B, 1, H, W) at `size`, by the image's bicubic: it is not restored."""
     return resize_bicubic(alpha, size)  # (B, 1, *size)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Pad `x` at the right and the bottom to sides that `multiple` divides.
 
-    The picture is mirrored as far as it goes, then its last row or column repeated, so that nothing is stretched.
+    The picture is mirrored as far as it goes, then its last row or column is repeated; nothing is stretched.
     """
     height, width = x.shape[-2:]
     bottom, right = -height % multiple, -width % multiple

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from .base import convert
 from .color import match_color
 from .errors import OSEDiffError
 from .model import OSEDiff
@@ -36,18 +37,18 @@ def restore(
     overlap: int = 32,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Return the restored images, (B, 3, H', W') float32 in [0, 1], H' = floor(scale * H + 0.5), on lq's device.
+    """Return the restored images, (B, 3, H', W') float32 in [0, 1] on lq's device, H' = floor(scale H + 0.5).
 
-    lq: (B, 3, H, W), uint8 or float in [0, 1], any size from 1x1. prompt: one for all images, or one for each.
-    color: adain, wavelet or none. tile: "auto" (whole up to 96 x 96 latent pixels, else tiles of 96), "off", or
-    the tile's side in latent pixels. progress(done, total) is called after every tile of the UNet, and once per
-    image for encoding and decoding; it may raise to cancel. The same input always gives the same output.
-    Raises OSEDiffError for what cannot be restored.
+    lq: (B, 3, H, W), uint8 or float in [0, 1], any size from 1x1. prompt: one for all images or one for each.
+    color: adain, wavelet or none. tile: "auto" (whole up to 96 x 96 latent pixels, else tiles of 96), "off",
+    or the tile's side in latent pixels. progress(done, total) is called after every tile of the UNet, and
+    once per image for encoding and decoding; it may raise to cancel. The same input always gives the same
+    output. Raises OSEDiffError for what cannot be restored.
     """
     x, size = prepare(lq, scale, model.reduction)  # (B, 3, h, w) padded
     count = len(lq)
-    latent = [side // model.reduction for side in x.shape[-2:]]
-    tick = _counter(progress, count * (2 + len(grid(*latent, tile_side(tile), overlap))))
+    height, width = (side // model.reduction for side in x.shape[-2:])
+    tick = _counter(progress, count * (2 + len(grid(height, width, tile_side(tile), overlap))))
     embeds = encode_prompt(model, _prompts(prompt, count))  # (B, L, D)
     z_lq = encode(model, x, tick)  # (B, C, h, w)
     z_hq = denoise(model, z_lq, embeds, tile, overlap, tick)  # (B, C, h, w)
@@ -56,9 +57,9 @@ def restore(
 
 
 def prepare(lq: Tensor, scale: float, reduction: int) -> tuple[Tensor, tuple[int, int]]:
-    """Resize and pad. Returns the float image in [0, 1] whose sides `reduction` divides, and its true size."""
+    """Resize and pad: return a float image in [0, 1] whose sides `reduction` divides, and its true size."""
     _check_image(lq)
-    size = target_size(*lq.shape[-2:], scale)
+    size = target_size(lq.shape[-2], lq.shape[-1], scale)
     resized = resize_bicubic(lq, size)
     x = resized.float() / 255 if resized.dtype == torch.uint8 else resized  # (B, 3, H', W')
     return pad_to_multiple(x, reduction), size
@@ -97,10 +98,10 @@ def denoise(
     if len(prompt_embeds) not in (1, len(z)):
         raise OSEDiffError(f"got {len(prompt_embeds)} prompts for {len(z)} images: give one, or one for each")
     side = tile_side(tile)
-    tick = _counter(progress, len(z) * len(grid(*z.shape[-2:], side, overlap)))
+    tick = _counter(progress, len(z) * len(grid(z.shape[-2], z.shape[-1], side, overlap)))
     out = []
     for one, embeds in zip(z.split(1), prompt_embeds.expand(len(z), -1, -1).split(1), strict=True):
-        # UNet and closed form must see the same rounded latent: the closed form amplifies a difference 15 times.
+        # UNet and closed form must see the same rounded latent: the latter amplifies a difference 15 times.
         z_lq = one.to(model.device, model.dtype)  # (1, C, h, w)
 
         def noise(patch: Tensor, boxes: Sequence[Box], embeds: Tensor = embeds) -> Tensor:
@@ -117,7 +118,7 @@ def decode(model: OSEDiff, z: Tensor, progress: Progress | None = None) -> Tenso
 
     def one(latent: Tensor) -> Tensor:
         latent = latent.to(model.device)
-        return _finite("decoded image", model.vae, lambda: model.decode(latent))
+        return _finite("decoded image", model.vae, lambda: model.decode_unclamped(latent)).clamp(0, 1)
 
     return _each(one, z, progress)
 
@@ -158,11 +159,11 @@ def _finite(part: str, module: nn.Module, compute: Callable[[], Tensor]) -> Tens
     name = str(dtype).removeprefix("torch.")
     if dtype != torch.float32:
         logger.warning("the %s is not finite in %s; computing it once more in float32", part, name)
-        module.to(torch.float32)
+        convert(module, torch.float32)
         try:
             out = compute()
         finally:
-            module.to(dtype)
+            convert(module, dtype)
         if out.isfinite().all():
             return out
         name += " nor in float32"
@@ -194,6 +195,10 @@ def _prompts(prompt: str | Sequence[str], count: int) -> list[str]:
 
 def _check_image(lq: Tensor) -> None:
     """Raise OSEDiffError unless `lq` is (B, 3, H, W), not empty, and uint8 or finite floats in [0, 1]."""
+    if not isinstance(lq, Tensor):
+        raise OSEDiffError(
+            f"an image batch is a torch tensor, got {type(lq).__name__}: read files with read_image"
+        )
     if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape:
         raise OSEDiffError(f"an image batch is (B, 3, H, W) and not empty, got {tuple(lq.shape)}")
     if lq.dtype == torch.uint8:

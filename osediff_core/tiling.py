@@ -54,11 +54,12 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def grid(height: int, width: int, tile: int | None, overlap: int) -> list[Box]:
-    """Return the tiles of a (height, width) latent in the published order: columns from the left, each downwards.
+    """Return the tiles of a (height, width) latent, in the published order: column by column, downwards.
 
-    tile: side in latent pixels, used only if the latent has more than tile^2 pixels; None means one tile. The
-    tile shrinks to a square that fits the picture; where that square would be mostly overlap, it is a rectangle
-    as high or wide as the picture instead. Raises OSEDiffError if tile < 1 or overlap is not in [0, tile).
+    tile: side in latent pixels, used only if the latent has more than tile^2 pixels; None means one tile.
+    The tile shrinks to a square that fits the picture; where that square would be mostly overlap, it is a
+    rectangle as high or as wide as the picture instead. Raises OSEDiffError if tile < 1 or overlap is not in
+    [0, tile).
     """
     if tile is not None:
         _check(tile, overlap)
@@ -95,10 +96,10 @@ def tiled(
 ) -> Tensor:
     """Return `fn` of the latent `z`, (B, C, h, w) float32, computed tile by tile and blended.
 
-    fn(tiles, boxes) gets the pixels of the tiles, (B, C, th, tw), and their places (one for now), and returns a
-    tensor of the same shape. progress(done, total) is called after every tile and may raise to stop.
+    fn(tiles, boxes) gets the pixels of the tiles, (B, C, th, tw), and their places (one for now), and returns
+    a tensor of the same shape. progress(done, total) is called after every tile and may raise to stop.
     """
-    boxes = grid(*z.shape[-2:], tile, overlap)
+    boxes = grid(z.shape[-2], z.shape[-1], tile, overlap)
     weights = gaussian_window(boxes[0].height, boxes[0].width, window=window).float().to(z.device)  # (th, tw)
     total = torch.zeros(z.shape, dtype=torch.float32, device=z.device)  # (B, C, h, w)
     weight = torch.zeros(z.shape[-2:], dtype=torch.float32, device=z.device)  # (h, w)
