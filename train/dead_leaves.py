@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .draws import chance, integer, uniform
+
 Shape = Callable[[Tensor, Tensor, float, torch.Generator], Tensor]
 
 
@@ -26,20 +28,12 @@ def dead_leaves(size: int, generator: torch.Generator) -> Tensor:
     palette = _palette(generator)
     noise = _fractal_noise(size, generator)
     canvas = _background(size, palette, noise, generator)
-    smallest, largest = _uniform(generator, 1.5, 6), size * _uniform(generator, 0.15, 0.4)
-    exponent = _uniform(generator, 0.6, 1.9)
+    smallest, largest = uniform(generator, 1.5, 6), size * uniform(generator, 0.15, 0.4)
+    exponent = uniform(generator, 0.6, 1.9)
     for radius in _radii(size, smallest, largest, exponent, generator):
         _paint(canvas, radius, palette, noise, generator)
-    light = 1 + _uniform(generator, 0, 0.15) * noise[0]  # uneven light, so that few regions are wholly flat
+    light = 1 + uniform(generator, 0, 0.15) * noise[0]  # uneven light, so that few regions are wholly flat
     return canvas.mul_(light).clamp_(0, 1)
-
-
-def _uniform(generator: torch.Generator, low: float, high: float) -> float:
-    return low + (high - low) * torch.rand((), generator=generator).item()
-
-
-def _integer(generator: torch.Generator, high: int) -> int:
-    return int(torch.randint(high, (), generator=generator))
 
 
 def _radii(size: int, low: float, high: float, exponent: float, generator: torch.Generator) -> list[float]:
@@ -59,7 +53,7 @@ def _radii(size: int, low: float, high: float, exponent: float, generator: torch
 def _palette(generator: torch.Generator) -> Callable[[float], Tensor]:
     """Make a smooth closed curve through colour space, a cosine per channel."""
     lightness = 0.2 + 0.6 * torch.rand(1, generator=generator)
-    saturation = _uniform(generator, 0.1, 1.0)
+    saturation = uniform(generator, 0.1, 1.0)
     phase = torch.rand(3, generator=generator)
     grey_phase = torch.rand(1, generator=generator)
     turns = torch.randint(1, 3, (3,), generator=generator)
@@ -74,10 +68,10 @@ def _palette(generator: torch.Generator) -> Callable[[float], Tensor]:
 
 def _leaf_colour(palette: Callable[[float], Tensor], generator: torch.Generator) -> Tensor:
     """Take a colour (3, 1, 1) mostly from the palette, now and then grey or any colour at all."""
-    kind = torch.rand((), generator=generator).item()
+    kind = uniform(generator, 0, 1)
     if kind < 0.78:
         jitter = 0.04 * torch.randn(3, 1, 1, generator=generator)
-        return (palette(torch.rand((), generator=generator).item()) + jitter).clamp(0, 1)
+        return (palette(uniform(generator, 0, 1)) + jitter).clamp(0, 1)
     if kind < 0.9:
         return torch.rand(1, 1, 1, generator=generator).expand(3, 1, 1)
     return torch.rand(3, 1, 1, generator=generator)
@@ -101,8 +95,8 @@ def _background(
     ramp = torch.linspace(0, 1, size).view(1, size, 1)
     first, second = _leaf_colour(palette, generator), _leaf_colour(palette, generator)
     sky = first + (second - first) * ramp  # (3, size, 1)
-    layer = noise[_integer(generator, 3)]
-    return (sky + _uniform(generator, 0, 0.12) * layer).clamp(0, 1)
+    layer = noise[integer(generator, 3)]
+    return (sky + uniform(generator, 0, 0.12) * layer).clamp(0, 1)
 
 
 def _paint(
@@ -118,14 +112,14 @@ def _paint(
     reach = radius * 1.5 + 2
     y0, y1 = max(0, int(cy - reach)), min(size, int(cy + reach) + 1)
     x0, x1 = max(0, int(cx - reach)), min(size, int(cx + reach) + 1)
-    angle = _uniform(generator, 0, 2 * math.pi)
+    angle = uniform(generator, 0, 2 * math.pi)
     cos, sin = math.cos(angle), math.sin(angle)
     dy = torch.arange(y0, y1).sub(cy).view(-1, 1)
     dx = torch.arange(x0, x1).sub(cx).view(1, -1)
     u, v = cos * dx + sin * dy, cos * dy - sin * dx  # (h, w), the leaf's own axes
-    shape = _SHAPES[_integer(generator, len(_SHAPES))]
+    shape = _SHAPES[integer(generator, len(_SHAPES))]
     distance = shape(u, v, radius, generator)  # (h, w), negative inside
-    softness = 1.0 if torch.rand((), generator=generator) < 0.85 else _uniform(generator, 1, 4)
+    softness = 1.0 if chance(generator, 0.85) else uniform(generator, 1, 4)
     cover = (0.5 - distance / softness).clamp(0, 1)
     window = noise[:, y0:y1, x0:x1]
     leaf = _texture(u, v, distance, radius, window, palette, generator)
@@ -134,13 +128,13 @@ def _paint(
 
 def _ellipse(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) -> Tensor:
     """A disc or an ellipse; to first order its distance is (|p| - 1) times the shorter half-axis."""
-    short = radius * _uniform(generator, 0.35, 1.0)
+    short = radius * uniform(generator, 0.35, 1.0)
     return (torch.hypot(u / radius, v / short) - 1) * short
 
 
 def _polygon(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) -> Tensor:
     """A convex polygon of 3 to 7 sides as the intersection of half-planes."""
-    sides = 3 + _integer(generator, 5)
+    sides = 3 + integer(generator, 5)
     angles = 2 * math.pi * (torch.arange(sides) + 0.6 * torch.rand(sides, generator=generator)) / sides
     offsets = radius * (0.5 + 0.45 * torch.rand(sides, generator=generator))
     distance = torch.full_like(u, -math.inf)
@@ -151,21 +145,21 @@ def _polygon(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) ->
 
 def _box(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) -> Tensor:
     """A rectangle with an aspect between square and plank."""
-    return torch.maximum(u.abs() - radius, v.abs() - radius * _uniform(generator, 0.1, 1.0))
+    return torch.maximum(u.abs() - radius, v.abs() - radius * uniform(generator, 0.1, 1.0))
 
 
 def _line(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) -> Tensor:
     """A thin stroke half a pixel to three pixels wide to either side, straight or waving."""
-    wave = _uniform(generator, 0, 0.25) * radius * (_integer(generator, 2))
-    stretch = 2 * math.pi / (radius * _uniform(generator, 0.5, 2.0))
+    wave = uniform(generator, 0, 0.25) * radius * (integer(generator, 2))
+    stretch = 2 * math.pi / (radius * uniform(generator, 0.5, 2.0))
     slope = wave * stretch * torch.cos(stretch * u)
     across = (v - wave * torch.sin(stretch * u)).abs() / torch.sqrt(1 + slope.square())
-    return torch.maximum(across - _uniform(generator, 0.4, 2.5), u.abs() - radius * 1.4)
+    return torch.maximum(across - uniform(generator, 0.4, 2.5), u.abs() - radius * 1.4)
 
 
 def _ring(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) -> Tensor:
     """An annulus, from a hairline to half the radius thick."""
-    thick = 0.5 + 0.25 * radius * torch.rand((), generator=generator).item() ** 2
+    thick = 0.5 + 0.25 * radius * uniform(generator, 0, 1) ** 2
     return (torch.hypot(u, v) - radius + thick).abs() - thick
 
 
@@ -183,26 +177,26 @@ def _texture(
 ) -> Tensor:
     """Fill the leaf: flat, a gradient, stripes, checks, grain, or shaded like a ball. Returns (3, h, w)."""
     colour, other = _leaf_colour(palette, generator), _leaf_colour(palette, generator)
-    contrast = torch.rand((), generator=generator).item()  # most textures of the world are faint
+    contrast = uniform(generator, 0, 1)  # most textures of the world are faint
     other = colour + (other - colour) * contrast
-    kind = torch.rand((), generator=generator).item()
-    period = _uniform(generator, 3, max(5.0, radius / 2))
+    kind = uniform(generator, 0, 1)
+    period = uniform(generator, 3, max(5.0, radius / 2))
     if kind < 0.24:
         mix = torch.zeros_like(u)
     elif kind < 0.42:
         mix = (u / (2.4 * radius) + 0.5).clamp(0, 1)
     elif kind < 0.56:
-        mix = _stripes(u, period, _uniform(generator, 0.5, 4))
+        mix = _stripes(u, period, uniform(generator, 0.5, 4))
     elif kind < 0.61:
         mix = 1 - (_stripes(u, period, 4) - _stripes(v, period, 4)).abs()
     elif kind < 0.88:
-        layer = noise[_integer(generator, 3)]
-        mix = (0.5 + _uniform(generator, 0.05, 0.4) * layer).clamp(0, 1)
+        layer = noise[integer(generator, 3)]
+        mix = (0.5 + uniform(generator, 0.05, 0.4) * layer).clamp(0, 1)
     else:
         mix = (-distance / radius).clamp(0, 1)
     leaf = colour + (other - colour) * mix  # (3, h, w)
-    if torch.rand((), generator=generator) < 0.3:
-        leaf = leaf + _uniform(generator, 0.01, 0.06) * noise[2]
+    if chance(generator, 0.3):
+        leaf = leaf + uniform(generator, 0.01, 0.06) * noise[2]
     return leaf
 
 
