@@ -1,0 +1,37 @@
+"""The ComfyUI nodes: schemas and borders. What a node computes is in `osediff_core`.
+
+Nothing here imports diffusers or transformers: they are imported when a model is loaded, so that the pack
+starts in milliseconds and a missing library is one sentence on one node.
+"""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .decode import OSEDiffDecode
+from .denoise import OSEDiffDenoise
+from .encode import OSEDiffLQEncode, OSEDiffTextEncode
+from .loader import OSEDiffLoader
+from .paths import register_model_folder
+from .upscale import OSEDiffUpscale
+
+
+class OSEDiffExtension(ComfyExtension):
+    """The pack as ComfyUI sees it."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """The node classes, in the order of the graph."""
+        return [
+            OSEDiffLoader,
+            OSEDiffTextEncode,
+            OSEDiffLQEncode,
+            OSEDiffDenoise,
+            OSEDiffDecode,
+            OSEDiffUpscale,
+        ]
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    """What ComfyUI calls once when it starts."""
+    register_model_folder()
+    return OSEDiffExtension()

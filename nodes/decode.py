@@ -1,0 +1,108 @@
+"""OSEDiffDecode: the restored latent becomes a picture of the exact size, in the colours of the original."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..osediff_core.errors import OSEDiffError
+from ..osediff_core.resize import resize_alpha, resize_bicubic
+from ..osediff_core.restore import decode, finish
+from .encode import CATEGORY
+from .images import join_image, split_image
+from .latents import pads_to, true_size, unpack_latent
+from .managed import ManagedModel, ModelType
+from .progress import progress_bar, say
+
+COLORS = ("adain", "wavelet", "none")
+
+
+def color_input() -> io.Combo.Input:
+    """The colour widget, the same on every node that has one."""
+    return io.Combo.Input(
+        "color",
+        options=list(COLORS),
+        default="adain",
+        tooltip="How the colours are brought back to the original's. adain: mean and spread of each channel, "
+        "as published. wavelet: everything coarse, which also evens out local tints. none: as the model "
+        "made it.",
+    )
+
+
+class OSEDiffDecode(io.ComfyNode):
+    """Decode, cut the padding away, match the colours."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The reference gives the colours, and the size where the latent does not know it."""
+        return io.Schema(
+            node_id="OSEDiffDecode",
+            display_name="OSEDiff Decode",
+            category=CATEGORY,
+            description="Decodes the restored latent, cuts the padding away and matches the colours.",
+            inputs=[
+                ModelType.Input("model", tooltip="The model from OSEDiff Loader; its image decoder is used."),
+                io.Latent.Input("latent", tooltip="The latent from OSEDiff Denoise."),
+                io.Image.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="Where the colours come from: the lq output of OSEDiff LQ Encode. Its alpha, if "
+                    "it has one, is put back. Not connected: the colours stay as the model made them.",
+                ),
+                color_input(),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="The restored picture.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: ManagedModel, latent: dict[str, Any], color: str, reference: Tensor | None = None
+    ) -> io.NodeOutput:
+        """IMAGE (B, H, W, 3 or 4); what size it has and why is shown on the node."""
+        z = unpack_latent(model.idle, latent)  # (B, C, h, w)
+        size, note = choose_size(latent, z, reference, model.idle.reduction)
+        colours, alpha = fit_reference(reference, size, len(z))
+        if colours is None and color != "none":
+            note += "\ncolours as the model made them: no reference is connected"
+        loaded = model.load(pixels=size[0] * size[1])
+        sr = decode(loaded, z, progress_bar())  # (B, 3, h * f, w * f)
+        image = finish(sr, sr, size, "none") if colours is None else finish(sr, colours, size, color)
+        say(cls.hidden.unique_id, note)
+        return io.NodeOutput(join_image(image, alpha), ui=ui.PreviewText(note))
+
+
+def choose_size(
+    latent: dict[str, Any], z: Tensor, reference: Tensor | None, reduction: int
+) -> tuple[tuple[int, int], str]:
+    """(height, width) of the result and a line that says so: the latent's, the reference's, or padded."""
+    padded = (z.shape[-2] * reduction, z.shape[-1] * reduction)
+    size = true_size(latent, padded, reduction)
+    if size is None and reference is not None and pads_to(tuple(reference.shape[1:3]), padded, reduction):
+        size = (reference.shape[1], reference.shape[2])
+    if size is not None:
+        return size, f"{size[1]} × {size[0]}"
+    return padded, (
+        f"{padded[1]} × {padded[0]}: neither the latent nor the reference says where the picture ends, so "
+        f"up to {reduction - 1} padded pixels may be left at the right and the bottom"
+    )
+
+
+def fit_reference(
+    reference: Tensor | None, size: tuple[int, int], batch: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Colours (B, 3, *size) in [0, 1] and alpha (B, 1, *size) of a reference IMAGE, resized where needed."""
+    if reference is None:
+        return None, None
+    if len(reference) not in (1, batch):
+        raise OSEDiffError(
+            f"expected 1 or {batch} reference images for {batch} latents, got {len(reference)}: connect "
+            "the lq output of the same OSEDiff LQ Encode"
+        )
+    colours, alpha = split_image(reference.expand(batch, -1, -1, -1))
+    colours = resize_bicubic(colours, size)
+    colours = colours.float() / 255 if colours.dtype == torch.uint8 else colours  # (B, 3, *size)
+    return colours, None if alpha is None else resize_alpha(alpha, size)

@@ -1,0 +1,102 @@
+"""OSEDiffTextEncode and OSEDiffLQEncode: what goes into the one step."""
+
+from __future__ import annotations
+
+from comfy import model_management
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..osediff_core.resize import crop, resize_alpha
+from ..osediff_core.restore import encode, encode_prompt, prepare
+from .images import join_image, split_image
+from .latents import SIZE_KEY, pack_latent
+from .managed import ManagedModel, ModelType
+from .progress import progress_bar
+
+CATEGORY = "OSEDiff/steps"
+SCALE_TIP = "How many times larger the result is: exactly width and height times the scale, rounded."
+IMAGE_TIP = "The picture to restore. A batch is worked on picture by picture."
+
+
+def scale_input() -> io.Float.Input:
+    """The scale widget, the same on every node that has one."""
+    return io.Float.Input("scale", default=4.0, min=1.0, max=16.0, step=0.1, tooltip=SCALE_TIP)
+
+
+def prompt_input() -> io.String.Input:
+    """The prompt widget, the same on every node that has one."""
+    return io.String.Input(
+        "prompt",
+        multiline=True,
+        dynamic_prompts=True,
+        default="",
+        tooltip="What is in the picture, as words separated by commas: cat, grass, tree. It may be empty.",
+    )
+
+
+class OSEDiffTextEncode(io.ComfyNode):
+    """A prompt becomes a CONDITIONING by the text encoder of the base."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """One model, one prompt."""
+        return io.Schema(
+            node_id="OSEDiffTextEncode",
+            display_name="OSEDiff Text Encode",
+            category=CATEGORY,
+            description="Encodes a prompt as OSEDiff was trained: cut at the tokenizer's length, no weights "
+            "in parentheses.",
+            inputs=[
+                ModelType.Input("model", tooltip="The model from OSEDiff Loader; its text encoder is used."),
+                prompt_input(),
+            ],
+            outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="For OSEDiff Denoise.")],
+        )
+
+    @classmethod
+    def execute(cls, model: ManagedModel, prompt: str) -> io.NodeOutput:
+        """(1, L, D) in a CONDITIONING."""
+        embeds = encode_prompt(model.load(pixels=0), [prompt])  # (1, L, D)
+        return io.NodeOutput([[embeds.to(model_management.intermediate_device()), {}]])
+
+
+class OSEDiffLQEncode(io.ComfyNode):
+    """The picture, resized, becomes the latent that the one step starts from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The resized picture is an output too: Decode takes its colours from it."""
+        return io.Schema(
+            node_id="OSEDiffLQEncode",
+            display_name="OSEDiff LQ Encode",
+            category=CATEGORY,
+            description="Resizes the picture to its final size and encodes it with the trained encoder.",
+            inputs=[
+                ModelType.Input("model", tooltip="The model from OSEDiff Loader; its image encoder is used."),
+                io.Image.Input("image", tooltip=IMAGE_TIP),
+                scale_input(),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="For OSEDiff Denoise. It remembers the exact size, so that the padding is cut "
+                    "away in the end.",
+                ),
+                io.Image.Output(
+                    display_name="lq",
+                    tooltip="The picture resized without restoring: the reference for OSEDiff Decode, or to "
+                    "compare with.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: ManagedModel, image: Tensor, scale: float) -> io.NodeOutput:
+        """LATENT (B, C, h, w) with the true size beside it, and IMAGE (B, H, W, 3 or 4)."""
+        colours, alpha = split_image(image)
+        padded, size = prepare(colours, scale, model.idle.reduction)  # (B, 3, h * f, w * f)
+        loaded = model.load(pixels=size[0] * size[1])
+        z = encode(loaded, padded, progress_bar())  # (B, C, h, w)
+        latent = {"samples": pack_latent(loaded, z), SIZE_KEY: size}
+        alpha = None if alpha is None else resize_alpha(alpha, size)
+        return io.NodeOutput(latent, join_image(crop(padded, size), alpha))

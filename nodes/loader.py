@@ -1,0 +1,75 @@
+"""OSEDiffLoader: a base and an OSEDiff checkpoint become one model."""
+
+from __future__ import annotations
+
+from comfy import model_management
+from comfy_api.latest import io
+
+from ..osediff_core import OSEDiff
+from .managed import DTYPES, ManagedModel, ModelType, choose_dtype
+from .paths import base_paths, fingerprint, resolve, weights_paths
+
+CATEGORY = "OSEDiff"
+
+
+class OSEDiffLoader(io.ComfyNode):
+    """Load a base, fold the LoRA of a checkpoint into it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The lists are read anew at every refresh of the page."""
+        return io.Schema(
+            node_id="OSEDiffLoader",
+            display_name="OSEDiff Loader",
+            category=CATEGORY,
+            description="Loads a base model and folds the LoRA of an OSEDiff checkpoint into it.",
+            inputs=[
+                io.Combo.Input(
+                    "base",
+                    options=list(base_paths()),
+                    tooltip="The model that the checkpoint was trained on: the small demo, or a folder in "
+                    "the diffusers layout under models/diffusers.",
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=list(weights_paths()),
+                    tooltip="The OSEDiff checkpoint, from models/osediff: a .safetensors file of this "
+                    "project, or the published osediff.pkl. It must belong to the base.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=["auto", *DTYPES],
+                    default="auto",
+                    tooltip="Number format of the model. auto is what ComfyUI chooses for this device: "
+                    "usually float16 on a GPU, float32 on a CPU.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="Strength of the LoRA. 1 is as trained; less keeps nearer to the base, which "
+                    "cannot restore by itself.",
+                ),
+            ],
+            outputs=[ModelType.Output(display_name="model", tooltip="For the other OSEDiff nodes.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, base: str, weights: str, dtype: str, strength: float) -> tuple[object, ...]:
+        """A file that was replaced under the same name is loaded again."""
+        chosen = (resolve(base, base_paths(), "base"), resolve(weights, weights_paths(), "checkpoint"))
+        return tuple(fingerprint(path) for path in chosen)
+
+    @classmethod
+    def execute(cls, base: str, weights: str, dtype: str, strength: float) -> io.NodeOutput:
+        """Raises OSEDiffError where a file is broken or the checkpoint belongs to another base."""
+        model = OSEDiff.from_pretrained(
+            resolve(base, base_paths(), "base"),
+            resolve(weights, weights_paths(), "checkpoint"),
+            strength=strength,
+            dtype=choose_dtype(dtype),
+            device=model_management.unet_offload_device(),
+        )
+        return io.NodeOutput(ManagedModel(model))

@@ -1,0 +1,30 @@
+"""ComfyUI's progress bar, its Cancel button, and the line of text on a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from comfy import model_management
+from comfy.utils import ProgressBar
+from server import PromptServer
+
+
+def progress_bar() -> Callable[[int, int], None]:
+    """A callback for the core: it takes (parts done, parts in all), and moves the bar of the running node.
+
+    It raises ComfyUI's own interruption when Cancel was pressed, so that a node stops within one tile.
+    """
+    model_management.throw_exception_if_processing_interrupted()
+    bar = ProgressBar(1)
+
+    def report(done: int, total: int) -> None:
+        model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return report
+
+
+def say(node_id: str | None, text: str) -> None:
+    """Show a line of text on the node, in the page that queued it."""
+    if node_id is not None:
+        PromptServer.instance.send_progress_text(text, node_id)

@@ -1,0 +1,63 @@
+"""OSEDiffUpscale: the four steps in one node."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..osediff_core.resize import resize_alpha, target_size
+from ..osediff_core.restore import restore
+from .decode import color_input
+from .denoise import tile_input, tile_value
+from .encode import IMAGE_TIP, prompt_input, scale_input
+from .images import join_image, split_image
+from .managed import ManagedModel, ModelType
+from .progress import progress_bar, say
+
+
+class OSEDiffUpscale(io.ComfyNode):
+    """A picture in, the restored picture out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The same settings as on the four nodes, with the published overlap of tiles."""
+        return io.Schema(
+            node_id="OSEDiffUpscale",
+            display_name="OSEDiff Upscale",
+            category="OSEDiff",
+            description="Restores and enlarges a picture in one step, to exactly scale times its size.",
+            inputs=[
+                ModelType.Input("model", tooltip="The model from OSEDiff Loader."),
+                io.Image.Input("image", tooltip=IMAGE_TIP),
+                scale_input(),
+                prompt_input(),
+                color_input(),
+                tile_input(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The restored picture."),
+                io.String.Output(display_name="prompt", tooltip="The prompt that was used."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: ManagedModel, image: Tensor, scale: float, prompt: str, color: str, tile: str
+    ) -> io.NodeOutput:
+        """IMAGE (B, floor(scale * H + 0.5), floor(scale * W + 0.5), 3 or 4), and the prompt."""
+        colours, alpha = split_image(image)  # (B, 3, H, W)
+        size = target_size(colours.shape[-2], colours.shape[-1], scale)
+        restored = restore(
+            model.load(pixels=size[0] * size[1]),
+            colours,
+            scale=scale,
+            prompt=prompt,
+            color=color,
+            tile=tile_value(tile),
+            progress=progress_bar(),
+        )  # (B, 3, *size)
+        note = f"{size[1]} × {size[0]}"
+        say(cls.hidden.unique_id, note)
+        alpha = None if alpha is None else resize_alpha(alpha, size)
+        return io.NodeOutput(join_image(restored, alpha), prompt, ui=ui.PreviewText(note))
