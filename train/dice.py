@@ -1,64 +1,32 @@
-"""What is random in a training step, drawn from the seed and the step's number alone.
-
-There is no state to save: step 1000 draws the same numbers whether the run was interrupted or not.
-"""
+"""Single random decisions, each from an explicit generator."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-
-from .config import LossConfig
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Noise (B, C, h, w), standard normal, and timesteps (B,) of one step."""
-
-    posterior: Tensor
-    vsd_noise: Tensor
-    vsd_timesteps: Tensor
-    critic_noise: Tensor
-    critic_timesteps: Tensor
+def uniform(generator: torch.Generator, low: float, high: float) -> float:
+    """Draw one number from [low, high)."""
+    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
 
 
-def stream(seed: int, *what: str | int) -> torch.Generator:
-    """Make a CPU generator for one purpose; streams of different names do not overlap.
-
-    The name is hashed because PyTorch's CPU generator looks at 32 bits of its seed only, and neighbouring
-    seeds would otherwise share streams.
-    """
-    name = "/".join(map(str, (seed, *what))).encode()
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:4], "little"))
+def integer(generator: torch.Generator, high: int) -> int:
+    """Draw one of 0, 1, ..., high - 1."""
+    return int(torch.randint(high, (), generator=generator))
 
 
-def draw(seed: int, step: int, shape: tuple[int, ...], loss: LossConfig, device: torch.device) -> Draws:
-    """Draw what step `step` needs for latents of `shape` (B, C, h, w), the same numbers on every device."""
-    generator = stream(seed, "step", step)
-
-    def normal() -> Tensor:
-        return torch.randn(shape, generator=generator).to(device)
-
-    def timesteps(low: int, high: int) -> Tensor:
-        return torch.randint(low, high, shape[:1], generator=generator).to(device)
-
-    return Draws(
-        posterior=normal(),
-        vsd_noise=normal(),
-        vsd_timesteps=timesteps(loss.vsd_first_step, loss.vsd_last_step),
-        critic_noise=normal(),
-        critic_timesteps=timesteps(0, 1000),
-    )
+def chance(generator: torch.Generator, probability: float) -> bool:
+    """Be true with the given probability; 0 never is, 1 always is."""
+    return uniform(generator, 0, 1) < probability
 
 
-def picture_order(seed: int, count: int, start: int = 0) -> Iterator[int]:
-    """Number pictures 0 to count - 1 for ever, in a new order every epoch, from the start-th on."""
-    epoch, skip = divmod(start, count)
-    while True:
-        order = torch.randperm(count, generator=stream(seed, "order", epoch)).tolist()
-        yield from order[skip:]
-        epoch, skip = epoch + 1, 0
+def choose(generator: torch.Generator, weights: Sequence[float]) -> int:
+    """Draw an index with probability proportional to its weight."""
+    point = uniform(generator, 0, sum(weights))
+    for index, weight in enumerate(weights):
+        point -= weight
+        if point < 0:
+            return index
+    return max(i for i, weight in enumerate(weights) if weight > 0)  # rounding ate the last sliver
