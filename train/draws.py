@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .config import LossConfig
+if TYPE_CHECKING:  # the configuration needs the data set, which needs the streams below
+    from .config import LossConfig
 
 
 @dataclass(frozen=True)
