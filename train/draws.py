@@ -6,7 +6,6 @@ There is no state to save: step 1000 draws the same numbers whether the run was 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,12 +54,3 @@ def draw(seed: int, step: int, shape: tuple[int, ...], loss: LossConfig, device:
         critic_noise=normal(),
         critic_timesteps=timesteps(0, 1000),
     )
-
-
-def picture_order(seed: int, count: int, start: int = 0) -> Iterator[int]:
-    """Number pictures 0 to count - 1 for ever, in a new order every epoch, from the start-th on."""
-    epoch, skip = divmod(start, count)
-    while True:
-        order = torch.randperm(count, generator=stream(seed, "order", epoch)).tolist()
-        yield from order[skip:]
-        epoch, skip = epoch + 1, 0
