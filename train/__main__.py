@@ -1,0 +1,45 @@
+"""`python -m train CONFIG.toml [--section.key VALUE]`: train OSEDiff."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from osediff_core.errors import OSEDiffError
+
+USAGE = "python -m train CONFIG.toml [--section.key VALUE ...]"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and train; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except OSEDiffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        import tyro
+    except ImportError as error:
+        raise OSEDiffError("training needs the package tyro: install the train extra") from error
+    from .config import TrainConfig, read_config
+
+    wants_help = not arguments or arguments[0] in ("-h", "--help")
+    if not wants_help and arguments[0].startswith("-"):
+        raise OSEDiffError(f"the configuration file comes first: {USAGE}")
+    default = TrainConfig() if wants_help else read_config(TrainConfig, arguments[0])
+    overrides = ["--help"] if wants_help else arguments[1:]
+    kind = tyro.conf.configure(tyro.conf.FlagConversionOff)(TrainConfig)
+    config = tyro.cli(kind, prog="python -m train CONFIG.toml", default=default, args=overrides)
+    from .loop import train
+
+    newest = train(config)
+    print(f"The newest checkpoint is {newest}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

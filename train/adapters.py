@@ -1,0 +1,108 @@
+"""What peft and the two sets of conv_in need: adapters put in, found, started and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from osediff_core.errors import OSEDiffError
+
+
+class SwitchedConv2d(nn.Conv2d):
+    """A frozen convolution with a second, trainable set of weights, used while `trained` is true.
+
+    The generator trains conv_in in full; teacher and critic must go on seeing the base's.
+    """
+
+    def __init__(self, base: nn.Conv2d) -> None:
+        super().__init__(
+            base.in_channels, base.out_channels, base.kernel_size, base.stride, base.padding,
+            bias=base.bias is not None,
+        )  # fmt: skip
+        self.weight, self.bias = base.weight, base.bias
+        self.own_weight = nn.Parameter(base.weight.detach().clone().float())
+        self.own_bias = None if base.bias is None else nn.Parameter(base.bias.detach().clone().float())
+        self.trained = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, h, w) with the set of weights that the role asks for."""
+        if self.trained:
+            return self._conv_forward(x, self.own_weight, self.own_bias)
+        return super().forward(x)
+
+
+def add_adapter(module: nn.Module, name: str, targets: list[str], rank: int, alpha: float) -> None:
+    """Put LoRA called `name` beside the target modules, untrained."""
+    import peft
+
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, init_lora_weights=False
+    )
+    peft.inject_adapter_in_model(config, module, name)
+    for layer in lora_layers(module).values():
+        layer.cast_input_dtype_enabled = False  # autocast does the casting, once
+
+
+def lora_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Name the layers that carry adapters."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+
+
+def init_lora(tensors: Mapping[str, nn.Parameter], generator: torch.Generator) -> None:
+    """Start adapters as the published code does: A normal with deviation 1 / rank, B zero.
+
+    `generator` is one of the CPU, so that every device starts from the same numbers.
+    """
+    for name, parameter in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            values = torch.empty(parameter.shape).normal_(0, 1 / len(parameter), generator=generator)
+            parameter.data.copy_(values)
+        elif name.endswith(".lora_B.weight"):
+            nn.init.zeros_(parameter)
+
+
+def switch_conv_in(unet: nn.Module) -> SwitchedConv2d:
+    """Give the convolution below conv_in's adapters its second set of weights."""
+    switched = SwitchedConv2d(unet.conv_in.base_layer)
+    unet.conv_in.base_layer = switched
+    return switched
+
+
+def adapter_tensors(module: nn.Module, prefix: str, part: str) -> dict[str, nn.Parameter]:
+    """Collect the parameters of adapters called `prefix`..., named part + "<module>.lora_A.weight"."""
+    found = {}
+    for name, layer in lora_layers(module).items():
+        for side in ("lora_A", "lora_B"):
+            for adapter, linear in getattr(layer, side).items():
+                if adapter.startswith(prefix):
+                    found[f"{part}{name}.{side}.weight"] = linear.weight
+    return found
+
+
+def copy_strictly(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into parameters of the same names; OSEDiffError names the first that does not fit."""
+    odd = sorted(parameters.keys() ^ tensors.keys())
+    odd += [k for k in parameters.keys() & tensors.keys() if parameters[k].shape != tensors[k].shape]
+    if odd:
+        raise OSEDiffError(f"the weights do not fit the networks of this configuration, first at {odd[0]}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def run_in_float32(module: nn.Module, out: torch.dtype) -> None:
+    """Make a module compute in float32 inside autocast, and return `out`.
+
+    The forward method is replaced on the instance, so that the names of its tensors stay what they are.
+    """
+    compute = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return compute(x.float()).to(out)
+
+    module.forward = forward

@@ -1,0 +1,233 @@
+"""The training configuration: plain dataclasses, read from TOML, changed from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from osediff_core.errors import OSEDiffError
+
+from .data import DataConfig
+from .degradation import DegradationConfig
+from .perceptual import PerceptualName
+
+Config = TypeVar("Config")
+
+PUBLISHED_NEGATIVE_PROMPT = (
+    "painting, oil painting, illustration, drawing, art, sketch, cartoon, CG Style, 3D render, "
+    "unreal engine, blurring, dirty, messy, worst quality, low quality, frames, watermark, signature, "
+    "jpeg artifacts, deformed, lowres, over-smooth"
+)
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """The base and what is trained on it."""
+
+    base: str = ""
+    """Folder of the base in the diffusers layout; empty means the bundled demo base."""
+    rank_unet: int = 4
+    """Rank of the LoRA of the generator's UNet, and of the critic's."""
+    rank_vae: int = 4
+    """Rank of the LoRA of the VAE encoder."""
+    lora_alpha: float = 8.0
+    """LoRA scale times rank: the adapters are multiplied by lora_alpha / rank (the published code: 8)."""
+    train_conv_in: bool = True
+    """Train weight and bias of the UNet's conv_in in full, besides its LoRA, as the published code does."""
+    posterior: Literal["sample", "mode"] = "sample"
+    """How the VAE's posterior becomes the LQ latent while training: drawn (published code) or its mode."""
+    prompt: str = ""
+    """The prompt of every picture, for generator, teacher and critic."""
+    negative_prompt: str = PUBLISHED_NEGATIVE_PROMPT
+    """What the teacher is guided away from."""
+    licence: str = ""
+    """Licence of the weights that come out, written into the checkpoint."""
+
+
+@dataclasses.dataclass
+class LossConfig:
+    """Weights of the objectives, for pictures in [-1, 1] and latents in scaled units."""
+
+    lambda_data: float = 1.0
+    """Weight of the mean squared error."""
+    lambda_perceptual: float = 2.0
+    """Weight of the perceptual term (lambda_1 of the paper)."""
+    lambda_vsd: float = 1.0
+    """Weight of variational score distillation (lambda_2 of the paper); 0 leaves teacher and critic out."""
+    perceptual: PerceptualName = "lpips"
+    """Perceptual term: "lpips" (VGG, as in the paper), "gradient" (nothing to download) or "none"."""
+    guidance: float = 7.5
+    """Classifier-free guidance of the teacher; 1 is none."""
+    vsd_first_step: int = 20
+    """Smallest diffusion timestep of the VSD loss, 0 to 999."""
+    vsd_last_step: int = 980
+    """The VSD loss draws timesteps below this one, up to 1000."""
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """AdamW, the same for the generator and the critic."""
+
+    learning_rate: float = 5e-5
+    """Learning rate of the generator and the critic."""
+    output_lr_scale: float = 1.0
+    """Factor on the learning rate of the generator's conv_out, whose errors grow by 1/sqrt(alpha_bar)."""
+    beta1: float = 0.9
+    """Decay of AdamW's first moment."""
+    beta2: float = 0.999
+    """Decay of AdamW's second moment."""
+    weight_decay: float = 1e-2
+    """AdamW's decoupled weight decay."""
+    epsilon: float = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: float = 1.0
+    """Gradient norm that generator and critic are clipped to, each on its own."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from zero."""
+
+
+@dataclasses.dataclass
+class RunConfig:
+    """One run: how long, where to, how often it reports."""
+
+    out: str = "runs/osediff"
+    """Folder that gets checkpoints, samples, logs and the resolved configuration."""
+    overwrite: bool = False
+    """Write into `out` although another run has written there."""
+    steps: int = 100_000
+    """Optimizer steps of the generator."""
+    batch_size: int = 4
+    """Pictures per step and process."""
+    seed: int = 123
+    """Seed of weights, noise, timesteps, order of the pictures and their degradation."""
+    workers: int = 4
+    """Processes that load and degrade pictures; 0 does it in the training process."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """"bf16": frozen weights and activations in bfloat16; adapters, the UNet's output and x0 in float32."""
+    channels_last: bool = False
+    """Memory layout (B, H, W, C) for convolutions: faster with bf16 on many processors."""
+    device: Literal["auto", "cpu"] = "auto"
+    """"auto" takes an accelerator where there is one."""
+    log_every: int = 10
+    """Steps between two entries in TensorBoard."""
+    sample_every: int = 500
+    """Steps between two sample pictures LQ | SR | HQ; 0 for none."""
+    sample_count: int = 4
+    """Training pictures shown in each sample picture."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; the last step always writes one."""
+    tracker: Literal["tensorboard", "none"] = "tensorboard"
+    """Where the losses go besides the progress bar."""
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """Train OSEDiff: one file, six sections, every value changeable as --section.key VALUE."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    degradation: DegradationConfig = dataclasses.field(default_factory=DegradationConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other or can only be slips."""
+        loss = self.loss
+        _require(0 <= loss.vsd_first_step < loss.vsd_last_step <= 1000,
+                 "loss.vsd_first_step and loss.vsd_last_step must satisfy 0 <= first < last <= 1000, "
+                 f"got {loss.vsd_first_step} and {loss.vsd_last_step}")  # fmt: skip
+        for name in ("rank_unet", "rank_vae"):
+            _require(getattr(self.model, name) >= 1, f"model.{name} must be at least 1")
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            _require(getattr(self.run, name) >= 1, f"run.{name} must be at least 1")
+        _require(self.optim.learning_rate > 0, "optim.learning_rate must be above 0")
+        _require(self.run.workers >= 0, "run.workers must be 0 or more")
+
+
+def read_config(cls: type[Config], path: str | Path) -> Config:
+    """Read the dataclass `cls` from a TOML file; what the file leaves out keeps its default.
+
+    Raises OSEDiffError for a file that cannot be read or is not TOML, and for an unknown key or a value
+    of the wrong type, with the key's full name.
+    """
+    path = Path(path)
+    try:
+        table = _toml_module().loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OSEDiffError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+        raise OSEDiffError(f"{path} is not valid TOML: {error}") from error
+    return from_table(cls, table)
+
+
+def from_table(cls: type[Config], table: dict[str, Any], where: str = "") -> Config:
+    """Build the dataclass `cls` from a (nested) table, strictly; `where` prefixes names in errors."""
+    hints = get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]
+    values = {}
+    for key, value in table.items():
+        if key not in hints or key not in known:
+            raise OSEDiffError(f"unknown key `{where}{key}` in the configuration; known: {', '.join(known)}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise OSEDiffError(f"`{where}{key}` must be a section ([{where}{key}]), got {value!r}")
+            values[key] = from_table(hints[key], value, f"{where}{key}.")
+        else:
+            values[key] = _typed(value, hints[key], where + key)
+    return cls(**values)
+
+
+def to_toml(config: Any, where: str = "") -> str:  # noqa: ANN401
+    """Write a configuration as TOML text that `read_config` reads back to an equal one."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    sections = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
+    text = "".join(f"{name} = {_toml_value(v)}\n" for name, v in values.items() if name not in sections)
+    for name, section in sections.items():
+        text += f"\n[{where}{name}]\n{to_toml(section, f'{where}{name}.')}"
+    return text.lstrip("\n")
+
+
+def _typed(value: Any, kind: Any, name: str) -> Any:  # noqa: ANN401
+    """Check a TOML value against a field's type; an int becomes a float, a list a tuple, where asked for."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _typed(value, next(a for a in args if a is not type(None)), name)
+    if origin is Literal:
+        _require(value in args, f"`{name}` must be one of {', '.join(map(repr, args))}, got {value!r}")
+        return value
+    if origin in (tuple, list):
+        _require(isinstance(value, list), f"`{name}` must be a list, got {value!r}")
+        variadic = origin is list or args[-1] is Ellipsis
+        kinds = [args[0]] * len(value) if variadic else list(args)
+        _require(len(kinds) == len(value), f"`{name}` must have {len(kinds)} values, got {len(value)}")
+        return origin(_typed(v, k, f"{name}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    _require(fits, f"`{name}` must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def _toml_value(value: Any) -> str:  # noqa: ANN401
+    """Write one value; JSON's strings and lists are TOML's."""
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (str, bool)) else repr(value)
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise OSEDiffError(sentence)
+
+
+def _toml_module() -> types.ModuleType:
+    """Give the TOML reader: the standard library's, or its backport below Python 3.11."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:
+        import tomli as tomllib
+    return tomllib

@@ -1,0 +1,198 @@
+"""One UNet for generator, teacher and critic: adapters and conv_in are switched by role."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from osediff_core.checkpoint import Checkpoint
+from osediff_core.lora import unet_targets, vae_targets
+from osediff_core.model import OSEDiff
+
+from .adapters import (
+    adapter_tensors,
+    add_adapter,
+    copy_strictly,
+    init_lora,
+    lora_layers,
+    run_in_float32,
+    switch_conv_in,
+)
+from .config import ModelConfig
+from .losses import guided
+
+Role = Literal["generator", "teacher", "critic"]
+
+VAE_ADAPTER = "default_encoder"
+PREFIX: dict[Role, str] = {"generator": "default_", "critic": "critic_"}
+
+
+class Backbone:
+    """The networks of the training: one OSEDiff model whose UNet plays three roles.
+
+    The role is the generator's unless a context manager says otherwise. Backward passes that recompute
+    activations must run inside the role of their forward pass.
+    """
+
+    def __init__(
+        self, model: OSEDiff, config: ModelConfig, generator: torch.Generator, with_critic: bool = True
+    ) -> None:
+        """Freeze the model and add adapters to it in place: A drawn from `generator` (CPU), B zero."""
+        self.model = model.requires_grad_(False)
+        self.config = config
+        self._autocast: Callable[[], AbstractContextManager] = _no_autocast
+        self._targets = {group: names for group, names in unet_targets(model.unet).items() if names}
+        roles: list[Role] = ["generator", "critic"] if with_critic else ["generator"]
+        for role in roles:
+            for group, names in self._targets.items():
+                add_adapter(
+                    model.unet, self._adapter(group, role), names, config.rank_unet, config.lora_alpha
+                )
+        add_adapter(model.vae, VAE_ADAPTER, vae_targets(model.vae), config.rank_vae, config.lora_alpha)
+        self._conv_in = switch_conv_in(model.unet) if config.train_conv_in else None
+        self._lora_layers = lora_layers(model.unet)
+        self._trainable = [*self.generator_parameters().values(), *self.critic_parameters().values()]
+        init_lora(self.generator_parameters(), generator)
+        init_lora(self.critic_parameters(), generator)
+        self._play("generator")
+
+    # ---- roles -------------------------------------------------------------------------------------
+
+    def as_generator(self) -> AbstractContextManager[None]:
+        """Use the generator's adapters and its own conv_in."""
+        return self._role_of("generator")
+
+    def as_teacher(self) -> AbstractContextManager[None]:
+        """Use the plain base."""
+        return self._role_of("teacher")
+
+    def as_critic(self) -> AbstractContextManager[None]:
+        """Use the critic's adapters on the plain base."""
+        return self._role_of("critic")
+
+    @staticmethod
+    def _adapter(group: str, role: Role) -> str:
+        """Name a role's adapter: default_encoder for the generator, critic_encoder for the critic."""
+        return group.replace(PREFIX["generator"], PREFIX[role])
+
+    @contextmanager
+    def _role_of(self, role: Role) -> Iterator[None]:
+        before = self.role
+        if before != role:
+            self._play(role)
+        try:
+            yield
+        finally:
+            if before != role:
+                self._play(before)
+
+    def _play(self, role: Role) -> None:
+        """Switch every adapted layer of the UNet; the trainable parameters stay trainable in every role."""
+        names = [self._adapter(group, role) for group in self._targets] if role in PREFIX else []
+        for layer in self._lora_layers.values():
+            layer.set_adapter(names)
+        for parameter in self._trainable:  # peft freezes whatever is not active
+            parameter.requires_grad_(True)
+        if self._conv_in is not None:
+            self._conv_in.trained = role == "generator"
+        self.role: Role = role
+
+    # ---- forward passes ----------------------------------------------------------------------------
+
+    def generate(self, lq: Tensor, prompt_embeds: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Restore lq (B, 3, H, W) in [0, 1]; noise (B, C, h, w) samples the posterior, None takes its mode.
+
+        Returns sr (B, 3, H, W) in [0, 1] and its latent z_hq (B, C, h, w).
+        """
+        with self.as_generator(), self._autocast():
+            return self.model(lq, prompt_embeds, noise)
+
+    def critic(self, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        """Predict the noise in z_t (B, C, h, w) at timesteps (B,) as the critic."""
+        with self.as_critic(), self._autocast():
+            return self._predict(z_t, timesteps, prompt_embeds)
+
+    @torch.no_grad()
+    def teacher(
+        self, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor, negative_embeds: Tensor, guidance: float
+    ) -> Tensor:
+        """Predict the noise in z_t (B, C, h, w) as the frozen base, guided away from the negative prompt."""
+        with self.as_teacher(), self._autocast():
+            if guidance == 1:
+                return self._predict(z_t, timesteps, prompt_embeds)
+            both = [e.expand(len(z_t), -1, -1) for e in (negative_embeds, prompt_embeds)]
+            eps = self._predict(z_t.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat(both))  # (2B, C, h, w)
+        return guided(*eps.chunk(2), guidance)
+
+    def _predict(self, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        embeds = prompt_embeds.expand(len(z_t), -1, -1)  # (B, L, D)
+        return self.model.unet(z_t, timesteps, encoder_hidden_states=embeds).sample  # (B, C, h, w)
+
+    # ---- what is trained ---------------------------------------------------------------------------
+
+    def generator_parameters(self) -> dict[str, nn.Parameter]:
+        """Name every tensor that the generator trains as checkpoints do: "unet.<module>.lora_A.weight"."""
+        found = adapter_tensors(self.model.unet, PREFIX["generator"], "unet.")
+        if self._conv_in is not None:
+            found["unet.conv_in.weight"] = self._conv_in.own_weight
+            if self._conv_in.own_bias is not None:
+                found["unet.conv_in.bias"] = self._conv_in.own_bias
+        return found | adapter_tensors(self.model.vae, VAE_ADAPTER, "vae.")
+
+    def critic_parameters(self) -> dict[str, nn.Parameter]:
+        """Name every tensor that the critic trains, likewise; empty without a critic."""
+        return adapter_tensors(self.model.unet, PREFIX["critic"], "unet.")
+
+    def load_generator(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy tensors into the generator; the names must be those of `generator_parameters`."""
+        copy_strictly(self.generator_parameters(), tensors)
+
+    def load_critic(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy tensors into the critic; the names must be those of `critic_parameters`."""
+        copy_strictly(self.critic_parameters(), tensors)
+
+    def checkpoint(self, metadata: dict[str, str]) -> Checkpoint:
+        """Copy the generator's tensors into a checkpoint, float32 on the CPU."""
+        tensors = {k: p.detach().float().cpu().clone() for k, p in self.generator_parameters().items()}
+        return Checkpoint(
+            unet={k.removeprefix("unet."): t for k, t in tensors.items() if k.startswith("unet.")},
+            vae={k.removeprefix("vae."): t for k, t in tensors.items() if k.startswith("vae.")},
+            rank_unet=self.config.rank_unet,
+            alpha_unet=self.config.lora_alpha,
+            rank_vae=self.config.rank_vae,
+            alpha_vae=self.config.lora_alpha,
+            metadata=metadata,
+        )
+
+    # ---- numerical format --------------------------------------------------------------------------
+
+    def use_bf16(self) -> None:
+        """Hold frozen weights in bfloat16 and compute in it; keep adapters, latent and eps in float32.
+
+        x0 = (z - sqrt(1 - a) eps) / sqrt(a) multiplies errors of z and eps by 1 / sqrt(a), 14.65 at t = 999,
+        so the layers that end the encoder, begin the UNet and end it run in float32.
+        """
+        unet, vae = self.model.unet, self.model.vae
+        ends = [vae.quant_conv or vae.encoder.conv_out, unet.conv_norm_out, unet.conv_out]
+        exact = {id(p) for module in [unet.conv_in, *ends] for p in module.parameters()}
+        for parameter in [*unet.parameters(), *vae.parameters()]:
+            if not parameter.requires_grad and id(parameter) not in exact:
+                parameter.data = parameter.data.to(torch.bfloat16)
+        for module in ends:
+            run_in_float32(module, torch.float32)
+        run_in_float32(unet.conv_in, torch.bfloat16)  # sees all of z
+        device = unet.device.type
+        self._autocast = lambda: torch.autocast(device, dtype=torch.bfloat16)
+
+    def use_channels_last(self) -> None:
+        """Lay convolution weights out as (out, kh, kw, in)."""
+        self.model.unet.to(memory_format=torch.channels_last)
+        self.model.vae.to(memory_format=torch.channels_last)
+
+
+def _no_autocast() -> AbstractContextManager[None]:
+    return nullcontext()
