@@ -37,7 +37,7 @@ class OSEDiff(nn.Module):
         alphas_cumprod: Tensor,
         timestep: int = 999,
     ) -> None:
-        """Put the parts together. alphas_cumprod: (T,); timestep: where the one step starts, the paper's T."""
+        """Put the parts together. alphas_cumprod: (T,); timestep: where the step starts, the paper's T."""
         super().__init__()
         if not 0 <= timestep < len(alphas_cumprod):
             raise OSEDiffError(f"the timestep must be below {len(alphas_cumprod)}, got {timestep}")
