@@ -9,7 +9,7 @@ import torch
 
 def uniform(generator: torch.Generator, low: float, high: float) -> float:
     """Draw one number from [low, high)."""
-    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
+    return low + (high - low) * torch.rand((), generator=generator).item()
 
 
 def integer(generator: torch.Generator, high: int) -> int:

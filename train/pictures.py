@@ -1,7 +1,7 @@
 """Write a folder of training pictures that may be used freely: `python -m train.pictures OUT_DIR`.
 
 Photographs come from what scikit-image and scikit-learn install (nothing is downloaded), the rest are
-synthetic. The photographs that the quality table is measured on never go in.
+synthetic. The photographs that the quality table is measured on (`train.heldout`) never go in.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 from .dead_leaves import dead_leaves
-
-HELD_OUT = ("chelsea", "coffee", "rocket")
-"""Photographs kept out of all training: the quality table is measured on them."""
 
 SKIMAGE_PHOTOGRAPHS = (
     "astronaut.png",
@@ -62,12 +59,13 @@ def bundled_photographs() -> list[Path]:
 
 
 def write_photographs(folder: Path) -> list[Path]:
-    """Copy the bundled photographs as RGB PNG into the folder; returns the files written."""
+    """Copy the bundled photographs as sRGB PNG into the folder; returns the files written."""
+    from osediff_core.images import read_image
+
     written = []
     for source in bundled_photographs():
         target = folder / f"photo_{source.stem}.png"
-        with Image.open(source) as image:
-            image.convert("RGB").save(target)
+        _to_pil(read_image(source).rgb[0]).save(target)
         written.append(target)
     return written
 
@@ -78,14 +76,14 @@ def write_leaves(folder: Path, count: int, seed: int, size: int = 512) -> list[P
     for index in range(count):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         target = folder / f"leaves_{seed}_{index:04d}.png"
-        _to_pil(dead_leaves(size, generator)).save(target)
+        _to_pil(dead_leaves(size, generator).mul(255).round().byte()).save(target)
         written.append(target)
     return written
 
 
 def _to_pil(picture: Tensor) -> Image.Image:
-    """Round a (3, H, W) picture in [0, 1] to 8 bits."""
-    return Image.fromarray(picture.mul(255).round().byte().permute(1, 2, 0).numpy())
+    """Hand a uint8 picture (3, H, W) to Pillow."""
+    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
 
 
 def main(argv: list[str] | None = None) -> int:
