@@ -1,0 +1,75 @@
+"""What the pack shows a real ComfyUI: nodes, lists, help pages, workflows. Opt-in, as test_server.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+OBJECT_INFO = ROOT / "tests" / "nodes" / "object_info.json"
+STOCK = ["LoadImage", "SaveImage", "PreviewImage"]
+OURS = [f"OSEDiff{name}" for name in ("Loader", "TextEncode", "LQEncode", "Denoise", "Decode", "Upscale")]
+WORKFLOWS = ["osediff_one_node", "osediff_steps"]
+
+
+def test_the_pack_is_imported_whole(server):
+    assert "IMPORT FAILED" not in server.log.read_text()
+    info = server.get("/object_info")
+    assert set(OURS) == {name for name in info if name.startswith("OSEDiff")}
+
+
+def test_models_from_extra_model_paths_are_listed(server, comfy_server):
+    inputs = server.get("/object_info")["OSEDiffLoader"]["input"]["required"]
+    assert inputs["base"][1]["options"] == [comfy_server.DEMO, "tiny_sd"]
+    assert {comfy_server.DEMO, "osediff.pkl"} <= set(inputs["weights"][1]["options"])
+
+
+def test_help_pages_translations_and_workflows_are_served(server):
+    for name in OURS:
+        page = server.fetch(f"/extensions/osediff/docs/{name}.md").decode()
+        assert page == (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert server.get("/i18n")["zh"]["nodeDefs"]["OSEDiffUpscale"]["display_name"]
+    assert sorted(server.get("/workflow_templates")["osediff"]) == WORKFLOWS
+    for name in WORKFLOWS:
+        assert server.fetch(f"/api/workflow_templates/osediff/{name}.jpg")[:3] == b"\xff\xd8\xff"
+
+
+def test_the_committed_object_info_is_this_servers(server, comfy_server):
+    """OSEDIFF_WRITE_OBJECT_INFO=1 writes the cut that the offline check of the workflows reads."""
+    info = server.get("/object_info")
+    cut = {name: info[name] for name in sorted(OURS + STOCK)}
+    cut["OSEDiffLoader"]["input"]["required"]["base"][1]["options"] = [comfy_server.DEMO]
+    cut["OSEDiffLoader"]["input"]["required"]["weights"][1]["options"] = [comfy_server.DEMO]
+    cut["LoadImage"]["input"]["required"]["image"][0] = ["example.png"]
+    if os.environ.get("OSEDIFF_WRITE_OBJECT_INFO"):
+        OBJECT_INFO.write_text(json.dumps(cut, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    committed = json.loads(OBJECT_INFO.read_text(encoding="utf-8"))
+    for name in OURS:
+        assert committed[name]["input"] == cut[name]["input"]
+        assert committed[name]["output"] == cut[name]["output"]
+
+
+def test_the_stand_in_of_the_fast_tests_accepts_nothing_that_this_comfyui_refuses(comfy_path, comfy_python):
+    """tests/nodes/comfy_stub.py is held against the real comfy_api."""
+    code = f"""
+import dataclasses, inspect, sys
+sys.path.insert(0, {str(comfy_path)!r}); sys.argv = ["main.py", "--cpu"]
+from comfy_api.latest import io
+sys.path.append({str(ROOT / "tests" / "nodes")!r})
+import comfy_stub
+theirs = {{field.name for field in dataclasses.fields(io.Schema)}}
+assert {{field.name for field in dataclasses.fields(comfy_stub.Schema)}} <= theirs
+for name, (io_type, stub) in comfy_stub.TYPES.items():
+    real = getattr(io, name)
+    assert str(real.io_type) == io_type, name
+    accepted = set(inspect.signature(real.Input.__init__).parameters)
+    mine = getattr(stub, "ARGUMENTS", None) or set(inspect.signature(stub.__init__).parameters)
+    assert set(mine) <= accepted, (name, set(mine) - accepted)
+print("compared")
+"""
+    run = subprocess.run(
+        [comfy_python, "-c", code], capture_output=True, text=True, timeout=300, cwd=comfy_path
+    )
+    assert "compared" in run.stdout, run.stderr

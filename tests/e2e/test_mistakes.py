@@ -1,0 +1,64 @@
+"""What a person reads in ComfyUI after a mistake. Opt-in, as test_server.py."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_mistakes_before_the_run_are_sentences(server, comfy_server, graph):
+    nodes = graph("osediff_steps", comfy_server.MICRO)
+    bad = copy.deepcopy(nodes)
+    bad[comfy_server.find(nodes, "OSEDiffDenoise")]["inputs"].update(tile="48", overlap=48)
+    with pytest.raises(comfy_server.RejectedError, match="less than the tile"):
+        server.queue(bad)
+    bad = copy.deepcopy(nodes)
+    bad[comfy_server.find(nodes, "OSEDiffLQEncode")]["inputs"]["scale"] = 0
+    with pytest.raises(comfy_server.RejectedError, match="smaller than min"):
+        server.queue(bad)
+    bad = copy.deepcopy(nodes)
+    bad[comfy_server.find(nodes, "OSEDiffLoader")]["inputs"]["weights"] = "gone.safetensors"
+    with pytest.raises(comfy_server.RejectedError, match="not in list"):
+        server.queue(bad)
+
+
+def test_mistakes_during_the_run_are_sentences(server, comfy_server, graph):
+    nodes = graph("osediff_one_node", comfy_server.MICRO)
+    upscale = comfy_server.find(nodes, "OSEDiffUpscale")
+    nodes["zero"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 0.0}}
+    nodes[upscale]["inputs"]["scale"] = ["zero", 0]
+    run = server.run(nodes)
+    assert run.status == "error"
+    assert "OSEDiffError" in run.error
+    assert "scale" in run.error
+
+
+class Bomb:
+    """A pickle that would create a file when it is loaded."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return (Path.touch, (self.place,))
+
+
+def test_broken_and_hostile_checkpoints_are_refused(server, comfy_server, graph, tmp_path):
+    folder = server.base / "models" / "osediff"
+    (folder / "cut.safetensors").write_bytes(
+        (ROOT / "tests/golden_micro/osediff.safetensors").read_bytes()[:1000]
+    )
+    (folder / "bomb.pkl").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    for name in ("cut.safetensors", "bomb.pkl"):
+        run = server.run(graph("osediff_one_node", {**comfy_server.MICRO, "weights": name}))
+        assert run.status == "error"
+        assert "OSEDiffError" in run.error
+        assert name in run.error
+    assert not (tmp_path / "exploded").exists()
+    run = server.run(graph("osediff_one_node", {"base": comfy_server.DEMO, "weights": "osediff.pkl"}))
+    assert "OSEDiffError" in run.error

@@ -1,0 +1,280 @@
+"""A small stand-in for the parts of ComfyUI that the nodes use. It is NOT ComfyUI.
+
+It lets schemas, `execute`, sizes and errors be tested where ComfyUI is not installed. What it accepts is what
+ComfyUI 0.3.64, the oldest supported version, accepts: a schema field or an input argument that came later
+raises TypeError here as it does there. `tests/e2e` compares it with the real `comfy_api` and runs the nodes
+in a real server.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib.machinery
+import os
+import sys
+import types
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Input:
+    """An input; the named arguments are those of 0.3.64."""
+
+    def __init__(self, id, display_name=None, optional=False, tooltip=None, lazy=None, extra_dict=None):
+        self.id, self.display_name, self.optional, self.tooltip = id, display_name, optional, tooltip
+
+
+class Output:
+    """An output."""
+
+    def __init__(self, id=None, display_name=None, tooltip=None, is_output_list=False):
+        self.id, self.display_name, self.tooltip = id, display_name, tooltip
+
+
+def widget(*extra: str) -> type[Input]:
+    """An input class with a widget, that takes the arguments `extra` besides those of every widget."""
+    common = {"id", "display_name", "optional", "tooltip", "lazy", "default", "socketless"}
+
+    class WidgetInput(Input):
+        ARGUMENTS = frozenset({*common, *extra})
+
+        def __init__(self, id, **arguments):
+            unknown = set(arguments) - self.ARGUMENTS
+            if unknown:
+                raise TypeError(f"unexpected arguments {sorted(unknown)}")
+            super().__init__(id, optional=arguments.get("optional", False), tooltip=arguments.get("tooltip"))
+            self.arguments = arguments
+
+    return WidgetInput
+
+
+def comfy_type(name: str, input_class: type[Input] = Input) -> type:
+    """A type as `io.Image`: its own Input and Output classes carry its name."""
+    own = {"io_type": name}
+    return type(
+        name,
+        (),
+        {
+            "io_type": name,
+            "Input": type("Input", (input_class,), own),
+            "Output": type("Output", (Output,), own),
+        },
+    )
+
+
+NUMBER = ("min", "max", "step", "display_mode", "force_input")
+TYPES = {
+    "Combo": ("COMBO", widget("options", "control_after_generate", "upload", "image_folder", "remote")),
+    "Int": ("INT", widget(*NUMBER, "control_after_generate")),
+    "Float": ("FLOAT", widget(*NUMBER, "round")),
+    "String": ("STRING", widget("multiline", "placeholder", "dynamic_prompts", "force_input")),
+    "Image": ("IMAGE", Input),
+    "Latent": ("LATENT", Input),
+    "Conditioning": ("CONDITIONING", Input),
+}
+
+
+class Hidden(str, enum.Enum):
+    """What a node may ask for besides its inputs."""
+
+    unique_id = "UNIQUE_ID"
+
+
+@dataclass
+class Schema:
+    """The fields of 0.3.64, so that a later one raises TypeError."""
+
+    node_id: str
+    display_name: str | None = None
+    category: str = "sd"
+    inputs: list[Input] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+    hidden: list[Hidden] = field(default_factory=list)
+    description: str = ""
+    is_input_list: bool = False
+    is_output_node: bool = False
+    is_deprecated: bool = False
+    is_experimental: bool = False
+    is_api_node: bool = False
+    not_idempotent: bool = False
+    enable_expand: bool = False
+
+    def validate(self) -> None:
+        """Ids are unique."""
+        twice = [name for name, count in Counter(put.id for put in self.inputs).items() if count > 1]
+        if twice:
+            raise ValueError(f"Input ids must be unique, but {twice} are not.")
+
+
+class NodeOutput:
+    """What `execute` returns."""
+
+    def __init__(self, *args, ui=None, expand=None, block_execution=None):
+        self.args, self.ui = args, ui
+
+
+class ComfyNode:
+    """A node class: `run` is how ComfyUI calls it, on a copy with the hidden inputs set."""
+
+    hidden = None
+
+    @classmethod
+    def run(cls, **inputs: Any) -> NodeOutput:
+        schema = cls.define_schema()
+        schema.validate()
+        unknown = set(inputs) - {put.id for put in schema.inputs}
+        missing = {put.id for put in schema.inputs if not put.optional} - set(inputs)
+        if unknown or missing:
+            raise TypeError(f"unknown {unknown}, missing {missing}")
+        copy = type(cls.__name__, (cls,), {"hidden": types.SimpleNamespace(unique_id="7")})
+        with torch.inference_mode():  # as ComfyUI does
+            return copy.execute(**inputs)
+
+
+class PreviewText:
+    """`ui.PreviewText`."""
+
+    def __init__(self, value, **kwargs):
+        self.value = value
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"text": (self.value,)}
+
+
+class ComfyExtension:
+    """The base class of packs."""
+
+
+class InterruptProcessingException(BaseException):
+    """As in current ComfyUI; in 0.3.64 it is an Exception."""
+
+
+class ModelPatcher:
+    """Stores what the real one is given, and needs a writable `device` on the model, as the real one does."""
+
+    def __init__(self, model, load_device, offload_device, size=0, weight_inplace_update=False):
+        self.model, self.load_device, self.offload_device = model, load_device, offload_device
+        model.device = model.device or offload_device
+
+
+class Comfy:
+    """The state that a test can set and read: where models are, what was loaded, shown and cancelled."""
+
+    def __init__(self, models: Path) -> None:
+        self.models = models
+        self.loads: list[float] = []
+        self.progress: list[tuple[int, int]] = []
+        self.said: list[tuple[str, str]] = []
+        self.cancel_after: int | None = None  # progress reports before Cancel is pressed
+        self.folders: dict[str, tuple[list[str], set[str]]] = {
+            "diffusers": ([str(models / "diffusers")], set())
+        }
+
+    def throw_if_interrupted(self) -> None:
+        if self.cancel_after is not None and len(self.progress) >= self.cancel_after:
+            raise InterruptProcessingException
+
+    def modules(self) -> dict[str, types.ModuleType]:
+        """The stand-ins by module name."""
+        found = {
+            "comfy": {},
+            "comfy.model_management": self._model_management(),
+            "comfy.model_patcher": {"ModelPatcher": ModelPatcher},
+            "comfy.utils": {"ProgressBar": self._progress_bar()},
+            "comfy_api": {},
+            "comfy_api.latest": {
+                "ComfyExtension": ComfyExtension,
+                "io": _io(),
+                "ui": _namespace(PreviewText),
+            },
+            "folder_paths": self._folder_paths(),
+            "server": {"PromptServer": types.SimpleNamespace(instance=self)},
+        }
+        return {name: _module(name, content) for name, content in found.items()}
+
+    def send_progress_text(self, text: str, node_id: str) -> None:
+        self.said.append((node_id, text))
+
+    def _model_management(self) -> dict[str, Any]:
+        cpu = torch.device("cpu")
+
+        def load_models_gpu(models, memory_required=0, force_full_load=False) -> None:
+            self.loads.append(memory_required)
+
+        def unet_dtype(device=None, model_params=0, supported_dtypes=(), weight_dtype=None) -> torch.dtype:
+            return torch.float32
+
+        return {
+            "get_torch_device": lambda: cpu,
+            "unet_offload_device": lambda: cpu,
+            "intermediate_device": lambda: cpu,
+            "unet_dtype": unet_dtype,
+            "load_models_gpu": load_models_gpu,
+            "throw_exception_if_processing_interrupted": self.throw_if_interrupted,
+        }
+
+    def _progress_bar(self) -> type:
+        comfy = self
+
+        class ProgressBar:
+            def __init__(self, total, node_id=None):
+                self.total = total
+
+            def update_absolute(self, value, total=None, preview=None):
+                comfy.progress.append((value, total))
+
+        return ProgressBar
+
+    def _folder_paths(self) -> dict[str, Any]:
+        def get_full_path_or_raise(folder: str, name: str) -> str:
+            for root in self.folders[folder][0]:
+                if os.path.isfile(os.path.join(root, name)):
+                    return os.path.join(root, name)
+            raise FileNotFoundError(f"Model in folder '{folder}' with filename '{name}' not found.")
+
+        def get_filename_list(folder: str) -> list[str]:
+            roots, suffixes = self.folders[folder]
+            files = [path.relative_to(root) for root in map(Path, roots) for path in root.rglob("*")]
+            return sorted({str(file) for file in files if file.suffix in suffixes})
+
+        return {
+            "models_dir": str(self.models),
+            "folder_names_and_paths": self.folders,
+            "get_folder_paths": lambda folder: self.folders[folder][0][:],
+            "get_filename_list": get_filename_list,
+            "get_full_path_or_raise": get_full_path_or_raise,
+        }
+
+
+def _namespace(*members: type) -> types.SimpleNamespace:
+    return types.SimpleNamespace(**{member.__name__: member for member in members})
+
+
+def _io() -> types.SimpleNamespace:
+    io = _namespace(Schema, NodeOutput, ComfyNode, Hidden)
+    io.Custom = comfy_type
+    for name, (io_type, input_class) in TYPES.items():
+        setattr(io, name, comfy_type(io_type, input_class))
+    return io
+
+
+def _module(name: str, content: dict[str, Any]) -> types.ModuleType:
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    module.__path__ = []
+    module.__dict__.update(content)
+    return module
+
+
+def load_pack(root: Path, name: str = "osediff_pack") -> types.ModuleType:
+    """Import the repository as ComfyUI imports a folder of custom_nodes: under a name of its own."""
+    place = root / "__init__.py"
+    spec = importlib.util.spec_from_file_location(name, place, submodule_search_locations=[str(root)])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

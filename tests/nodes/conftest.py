@@ -1,0 +1,86 @@
+"""The pack, loaded over the stand-in for ComfyUI, with the model of tests/golden_micro in its folders."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+MICRO = ROOT / "tests" / "golden_micro"
+
+
+def _stub():
+    place = Path(__file__).with_name("comfy_stub.py")
+    spec = importlib.util.spec_from_file_location("comfy_stub", place)
+    module = sys.modules["comfy_stub"] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def stub():
+    """The module comfy_stub.py."""
+    return _stub()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A models folder as a user has it: one base, one checkpoint."""
+    models = tmp_path_factory.mktemp("models")
+    shutil.copytree(MICRO / "tiny_sd", models / "diffusers" / "tiny_sd")
+    (models / "osediff").mkdir()
+    shutil.copy(MICRO / "osediff.pkl", models / "osediff")
+    return models
+
+
+@pytest.fixture
+def comfy(stub, model_folder, monkeypatch):
+    """The state of the stand-in; the names of ComfyUI's modules lead to it while the test runs."""
+    state = stub.Comfy(model_folder)
+    for name, module in state.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    yield state
+    for name in [name for name in sys.modules if name.split(".")[0] == "osediff_pack"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def pack(comfy, stub):
+    """The repository as ComfyUI imports it."""
+    return stub.load_pack(ROOT)
+
+
+@pytest.fixture
+def nodes(pack):
+    """The node classes by id."""
+    import asyncio
+
+    async def collect():
+        return await (await pack.comfy_entrypoint()).get_node_list()
+
+    return {node.define_schema().node_id: node for node in asyncio.run(collect())}
+
+
+@pytest.fixture
+def model(nodes):
+    """The micro model, as OSEDiffLoader gives it."""
+    inputs = {"base": "tiny_sd", "weights": "osediff.pkl", "dtype": "float32", "strength": 1.0}
+    return nodes["OSEDiffLoader"].run(**inputs).args[0]
+
+
+@pytest.fixture
+def photo():
+    """A function that makes an IMAGE (B, H, W, C) as LoadImage does: float32, exactly k / 255."""
+
+    def make(height=21, width=34, batch=1, channels=3, seed=0):
+        levels = torch.randint(
+            0, 256, (batch, height, width, channels), generator=torch.Generator().manual_seed(seed)
+        )
+        return levels.float() / 255
+
+    return make

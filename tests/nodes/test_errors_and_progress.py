@@ -1,0 +1,147 @@
+"""What a person sees: sentences, progress, Cancel, room in memory; over a stand-in for ComfyUI."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+UPSCALE = {"scale": 4.0, "prompt": "", "color": "none", "tile": "48"}
+DENOISE = {"tile": "auto", "overlap": 32}
+
+
+def failure(node, **inputs) -> str:
+    """The sentence with which a node fails; anything but OSEDiffError is a crash."""
+    with pytest.raises(ValueError) as caught:
+        node.run(**inputs)
+    assert type(caught.value).__name__ == "OSEDiffError"
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_images_that_are_none(nodes, model, photo):
+    upscale, encode = nodes["OSEDiffUpscale"], nodes["OSEDiffLQEncode"]
+    assert "(1, 21, 34, 5)" in failure(upscale, model=model, image=photo(channels=5), **UPSCALE)
+    assert "(21, 34, 3)" in failure(encode, model=model, image=photo()[0], scale=4.0)
+    assert "(1, 0, 34, 3)" in failure(encode, model=model, image=photo()[:, :0], scale=4.0)
+    broken = photo()
+    broken[0, 3, 3, 1] = float("nan")
+    assert "NaN" in failure(upscale, model=model, image=broken, **UPSCALE)
+    assert "[0, 1]" in failure(encode, model=model, image=photo() * 255, scale=4.0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, float("nan"), float("inf")])
+def test_a_scale_from_another_node(nodes, model, photo, scale):
+    """The widget keeps to 1 and more; a wire may bring anything."""
+    for name, rest in (
+        ("OSEDiffUpscale", {**UPSCALE, "scale": scale}),
+        ("OSEDiffLQEncode", {"scale": scale}),
+    ):
+        assert "scale" in failure(nodes[name], model=model, image=photo(), **rest)
+
+
+def test_a_latent_of_another_model(nodes, model):
+    denoise = nodes["OSEDiffDenoise"]
+    sixteen = {"samples": torch.zeros(1, 16, 8, 8)}
+    video = {"samples": torch.zeros(1, 4, 3, 8, 8)}
+    for latent in (sixteen, video):
+        assert "OSEDiff LQ Encode" in failure(denoise, model=model, latent=latent, **DENOISE)
+        assert "LATENT" in failure(nodes["OSEDiffDecode"], model=model, latent=latent, color="none")
+
+
+def test_a_conditioning_of_another_model(nodes, model):
+    latent = {"samples": torch.zeros(2, 4, 8, 8)}
+    width = model.idle.unet.config.cross_attention_dim
+
+    def sentence(conditioning):
+        return failure(
+            nodes["OSEDiffDenoise"], model=model, latent=latent, conditioning=conditioning, **DENOISE
+        )
+
+    assert str(width) in sentence([[torch.zeros(1, 77, width + 1), {}]])
+    assert "CONDITIONING of 2" in sentence([[torch.zeros(1, 77, width), {}]] * 2)
+    assert "3 prompts" in sentence([[torch.zeros(3, 77, width), {}]])
+
+
+def test_references_that_do_not_match_the_batch(nodes, model, photo):
+    latent = {"samples": torch.zeros(3, 4, 8, 8)}
+    inputs = {"model": model, "latent": latent, "color": "adain"}
+    assert "got 2" in failure(nodes["OSEDiffDecode"], reference=photo(batch=2), **inputs)
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap", "fine"), [("auto", 96, True), ("48", 47, True), ("48", 48, False)]
+)
+def test_an_overlap_as_large_as_the_tile_is_refused_before_anything_runs(nodes, tile, overlap, fine):
+    answer = nodes["OSEDiffDenoise"].validate_inputs(tile=tile, overlap=overlap)
+    assert answer is True if fine else "less than the tile" in answer
+
+
+def test_validation_replaces_comfyuis_own_check_of_the_tile(nodes):
+    assert "one of auto" in nodes["OSEDiffDenoise"].validate_inputs(tile="huge")
+
+
+def test_the_bar_moves_per_tile_and_reaches_its_end(comfy, nodes, model, photo):
+    nodes["OSEDiffUpscale"].run(model=model, image=photo(112, 96), **UPSCALE)
+    done, totals = zip(*comfy.progress, strict=True)
+    assert len(set(totals)) == 1
+    assert done == tuple(range(1, totals[0] + 1))
+    assert totals[0] == 2 + 2  # two tiles of 48 on 56 x 48 latent pixels, encode and decode
+
+
+def test_cancel_stops_within_one_tile(comfy, stub, nodes, model, photo):
+    calls = []
+    unet = model.idle.unet
+    unet.register_forward_hook(lambda *_: calls.append(1))
+    comfy.cancel_after = 1  # pressed while the picture is encoded
+    with pytest.raises(stub.InterruptProcessingException):
+        nodes["OSEDiffUpscale"].run(model=model, image=photo(112, 96), **UPSCALE)
+    assert len(calls) == 1
+    comfy.cancel_after = 0  # pressed before
+    with pytest.raises(stub.InterruptProcessingException):
+        nodes["OSEDiffUpscale"].run(model=model, image=photo(112, 96), **UPSCALE)
+    assert len(calls) == 1
+
+
+def test_room_is_asked_for_by_the_size_of_the_result(comfy, nodes, model, photo):
+    for scale in (1.0, 2.0):
+        nodes["OSEDiffUpscale"].run(model=model, image=photo(24, 24), **{**UPSCALE, "scale": scale})
+    first, second = comfy.loads[-2:]
+    assert 0 < first * 4 == second
+
+
+def test_the_model_is_behind_comfyuis_patcher(stub, model):
+    patchers = [value for value in vars(model).values() if isinstance(value, stub.ModelPatcher)]
+    assert len(patchers) == 1
+    parameters = {id(parameter) for parameter in patchers[0].model.parameters()}
+    assert {id(parameter) for parameter in model.idle.parameters()} == parameters
+    assert patchers[0].model.device == torch.device("cpu")
+
+
+def test_models_that_do_not_load(nodes, model_folder):
+    loader = nodes["OSEDiffLoader"]
+    good = {"base": "tiny_sd", "weights": "osediff.pkl", "dtype": "float32", "strength": 1.0}
+    broken = model_folder / "osediff" / "cut.safetensors"
+    broken.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    try:
+        assert "cut.safetensors" in failure(loader, **{**good, "weights": "cut.safetensors"})
+    finally:
+        broken.unlink()
+    assert "not there any more" in failure(loader, **{**good, "weights": "cut.safetensors"})
+    assert "not there any more" in failure(loader, **{**good, "base": "gone"})
+
+
+def test_a_checkpoint_of_another_base_is_named(nodes, model_folder, pack):
+    write = sys.modules[f"{pack.__name__}.osediff_core"].checkpoint
+    other = write.read_checkpoint(model_folder / "osediff" / "osediff.pkl")
+    name = next(key for key in other.unet if "lora_A" in key)
+    other.unet[name] = torch.zeros(other.unet[name].shape[0], 7, *other.unet[name].shape[2:])
+    place = model_folder / "osediff" / "other.safetensors"
+    write.write_checkpoint(place, other)
+    try:
+        inputs = {"base": "tiny_sd", "weights": "other.safetensors", "dtype": "float32", "strength": 1.0}
+        assert name.split(".lora_A")[0] in failure(nodes["OSEDiffLoader"], **inputs)
+    finally:
+        place.unlink()

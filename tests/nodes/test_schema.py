@@ -1,0 +1,132 @@
+"""The nodes' outside: ids for ever, a tooltip on everything, help pages, translations; over a stand-in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OBJECT_INFO = json.loads((ROOT / "tests" / "nodes" / "object_info.json").read_text(encoding="utf-8"))
+
+# Graphs that people saved hold these names, and widget values by position: append, never change.
+SIGNATURES = {
+    "OSEDiffLoader": ("base weights dtype strength", "OSEDIFF_MODEL"),
+    "OSEDiffTextEncode": ("model prompt", "CONDITIONING"),
+    "OSEDiffLQEncode": ("model image scale", "LATENT IMAGE"),
+    "OSEDiffDenoise": ("model latent conditioning tile overlap", "LATENT"),
+    "OSEDiffDecode": ("model latent reference color", "IMAGE"),
+    "OSEDiffUpscale": ("model image scale prompt color tile", "IMAGE STRING"),
+}
+
+
+@pytest.fixture
+def schemas(nodes):
+    return {name: node.define_schema() for name, node in nodes.items()}
+
+
+def test_ids_inputs_and_outputs_are_for_ever(schemas):
+    found = {
+        name: (" ".join(put.id for put in schema.inputs), " ".join(put.io_type for put in schema.outputs))
+        for name, schema in schemas.items()
+    }
+    assert found == SIGNATURES
+
+
+def test_everything_is_explained(schemas):
+    for schema in schemas.values():
+        schema.validate()
+        assert schema.display_name.startswith("OSEDiff ")
+        assert schema.category.split("/")[0] == "OSEDiff"
+        assert len(schema.description) > 20
+        for put in [*schema.inputs, *schema.outputs]:
+            assert put.tooltip, f"{schema.node_id}.{put.id} has no tooltip"
+            assert len(put.tooltip) > 10
+
+
+def test_the_demo_is_always_listed_first(comfy, nodes, tmp_path):
+    comfy.folders["diffusers"] = ([str(tmp_path / "nowhere")], set())
+    comfy.folders["osediff"] = ([str(tmp_path / "nowhere")], {".safetensors"})
+    base, weights = nodes["OSEDiffLoader"].define_schema().inputs[:2]
+    assert base.arguments["options"] == weights.arguments["options"] == ["demo (comes with the pack)"]
+
+
+def test_the_committed_object_info_is_of_these_nodes(schemas):
+    """The cut that `comfy workflow validate` reads comes from a real server; this keeps it from ageing."""
+    for name, schema in schemas.items():
+        info = OBJECT_INFO[name]
+        inputs = info["input"]["required"] | info["input"].get("optional", {})
+        order = [*info["input_order"]["required"], *info["input_order"].get("optional", [])]
+        assert set(order) == {put.id for put in schema.inputs}
+        for put in schema.inputs:
+            assert inputs[put.id][1]["tooltip"] == put.tooltip
+        assert info["output"] == [put.io_type for put in schema.outputs]
+        assert info["description"] == schema.description
+
+
+def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(schemas):
+    pages = {page.stem for page in (ROOT / "web" / "docs").glob("*.md")}
+    assert pages == set(schemas)
+    for name, schema in schemas.items():
+        text = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        for label in [put.id for put in schema.inputs] + [put.display_name for put in schema.outputs]:
+            assert f"`{label}`" in text, f"web/docs/{name}.md does not mention {label}"
+
+
+def test_no_script_is_served_by_accident():
+    assert not list((ROOT / "web").rglob("*.js"))
+
+
+@pytest.mark.parametrize(
+    "place", sorted((ROOT / "locales").glob("*/nodeDefs.json")), ids=lambda p: p.parent.name
+)
+def test_translations_are_complete(schemas, place):
+    words = json.loads(place.read_text(encoding="utf-8"))
+    assert set(words) == set(schemas)
+    for name, schema in schemas.items():
+        assert words[name]["display_name"]
+        assert words[name]["description"]
+        assert set(words[name]["inputs"]) == {put.id for put in schema.inputs}
+        assert all(entry["name"] and entry["tooltip"] for entry in words[name]["inputs"].values())
+        assert set(words[name]["outputs"]) == {str(i) for i in range(len(schema.outputs))}
+
+
+def test_the_repository_can_be_imported_without_comfyui():
+    code = (
+        "import importlib.util, sys\n"
+        "from importlib.util import spec_from_file_location\n"
+        "spec = spec_from_file_location('pack', '__init__.py', submodule_search_locations=['.'])\n"
+        "module = importlib.util.module_from_spec(spec); sys.modules['pack'] = module\n"
+        "spec.loader.exec_module(module)\n"
+        "assert not hasattr(module, 'comfy_entrypoint') and module.WEB_DIRECTORY == './web'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+
+
+def test_importing_the_pack_imports_no_heavy_library(tmp_path):
+    """What takes seconds to import is imported when a model is loaded, or never."""
+    code = (
+        "import sys, pathlib; sys.path.insert(0, 'tests/nodes'); import comfy_stub\n"
+        "state = comfy_stub.Comfy(pathlib.Path(sys.argv[1])); sys.modules.update(state.modules())\n"
+        "pack = comfy_stub.load_pack(pathlib.Path('.').resolve())\n"
+        "import asyncio; asyncio.run(pack.comfy_entrypoint())\n"
+        "print(*sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=120)
+    heavy = {
+        "diffusers",
+        "transformers",
+        "accelerate",
+        "peft",
+        "torchvision",
+        "timm",
+        "lpips",
+        "PIL",
+        "safetensors",
+    }
+    assert not heavy & set(run.stdout.split())
+    assert "torch" in run.stdout.split()
