@@ -166,3 +166,12 @@ def test_a_graph_runs_again_after_its_model_was_unloaded(server, comfy_server, g
         assert node not in run.cached
         server.fetch("/free", {"unload_models": True})
     assert "memory leak" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_number_format_of_the_list_runs(server, comfy_server, graph, tmp_path, dtype):
+    exact = graph("osediff_one_node", comfy_server.MICRO)
+    rounded = graph("osediff_one_node", {**comfy_server.MICRO, "dtype": dtype})
+    save = comfy_server.find(exact, "SaveImage")
+    pictures = [pixels(server.picture(server.run(nodes), save, tmp_path)) for nodes in (exact, rounded)]
+    assert 0 < abs(pictures[0] - pictures[1]).mean() < 16

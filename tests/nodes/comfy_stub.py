@@ -166,13 +166,17 @@ class Comfy:
 
     def __init__(self, models: Path) -> None:
         self.models = models
+        self.folders: dict[str, tuple[list[str], set[str]]] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what happened, and what a test changed."""
         self.loads: list[float] = []
         self.progress: list[tuple[int, int]] = []
         self.said: list[tuple[str, str]] = []
         self.cancel_after: int | None = None  # progress reports before Cancel is pressed
-        self.folders: dict[str, tuple[list[str], set[str]]] = {
-            "diffusers": ([str(models / "diffusers")], set())
-        }
+        self.folders.clear()  # the same dictionary, as the pack holds it
+        self.folders["diffusers"] = ([str(self.models / "diffusers")], set())
 
     def throw_if_interrupted(self) -> None:
         if self.cancel_after is not None and len(self.progress) >= self.cancel_after:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import shutil
 import sys
@@ -38,39 +39,54 @@ def model_folder(tmp_path_factory):
     return models
 
 
-@pytest.fixture
-def comfy(stub, model_folder, monkeypatch):
-    """The state of the stand-in; the names of ComfyUI's modules lead to it while the test runs."""
+@pytest.fixture(scope="module")
+def loaded(stub, model_folder):
+    """The stand-in and the pack over it; the names of ComfyUI's modules lead to the stand-in meanwhile."""
     state = stub.Comfy(model_folder)
-    for name, module in state.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    yield state
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in state.modules().items():
+            patch.setitem(sys.modules, name, module)
+        yield state, stub.load_pack(ROOT)
     for name in [name for name in sys.modules if name.split(".")[0] == "osediff_pack"]:
         del sys.modules[name]
 
 
 @pytest.fixture
-def pack(comfy, stub):
-    """The repository as ComfyUI imports it."""
-    return stub.load_pack(ROOT)
+def comfy(loaded):
+    """The state of the stand-in, as new."""
+    state, pack = loaded
+    state.reset()
+    sys.modules[f"{pack.__name__}.nodes.paths"].register_model_folder()
+    return state
 
 
 @pytest.fixture
-def nodes(pack):
-    """The node classes by id."""
-    import asyncio
+def pack(comfy, loaded):
+    """The repository as ComfyUI imports it."""
+    return loaded[1]
+
+
+@pytest.fixture(scope="module")
+def classes(loaded):
+    """The node classes by id, as ComfyUI gets them."""
 
     async def collect():
-        return await (await pack.comfy_entrypoint()).get_node_list()
+        return await (await loaded[1].comfy_entrypoint()).get_node_list()
 
     return {node.define_schema().node_id: node for node in asyncio.run(collect())}
 
 
 @pytest.fixture
-def model(nodes):
+def nodes(comfy, classes):
+    """The node classes by id, on a stand-in as new."""
+    return classes
+
+
+@pytest.fixture(scope="module")
+def model(classes):
     """The micro model, as OSEDiffLoader gives it."""
     inputs = {"base": "tiny_sd", "weights": "osediff.pkl", "dtype": "float32", "strength": 1.0}
-    return nodes["OSEDiffLoader"].run(**inputs).args[0]
+    return classes["OSEDiffLoader"].run(**inputs).args[0]
 
 
 @pytest.fixture

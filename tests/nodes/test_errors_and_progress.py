@@ -72,7 +72,8 @@ def test_references_that_do_not_match_the_batch(nodes, model, photo):
 
 
 @pytest.mark.parametrize(
-    ("tile", "overlap", "fine"), [("auto", 96, True), ("48", 47, True), ("48", 48, False)]
+    ("tile", "overlap", "fine"),
+    [("auto", 95, True), ("auto", 96, False), ("48", 47, True), ("48", 48, False), ("off", 128, True)],
 )
 def test_an_overlap_as_large_as_the_tile_is_refused_before_anything_runs(nodes, tile, overlap, fine):
     answer = nodes["OSEDiffDenoise"].validate_inputs(tile=tile, overlap=overlap)
@@ -91,18 +92,18 @@ def test_the_bar_moves_per_tile_and_reaches_its_end(comfy, nodes, model, photo):
     assert totals[0] == 2 + 2  # two tiles of 48 on 56 x 48 latent pixels, encode and decode
 
 
-def test_cancel_stops_within_one_tile(comfy, stub, nodes, model, photo):
-    calls = []
-    unet = model.idle.unet
-    unet.register_forward_hook(lambda *_: calls.append(1))
-    comfy.cancel_after = 1  # pressed while the picture is encoded
-    with pytest.raises(stub.InterruptProcessingException):
-        nodes["OSEDiffUpscale"].run(model=model, image=photo(112, 96), **UPSCALE)
-    assert len(calls) == 1
-    comfy.cancel_after = 0  # pressed before
-    with pytest.raises(stub.InterruptProcessingException):
-        nodes["OSEDiffUpscale"].run(model=model, image=photo(112, 96), **UPSCALE)
-    assert len(calls) == 1
+@pytest.mark.parametrize(("cancel_after", "calls"), [(0, 0), (1, 1)])
+def test_cancel_stops_within_one_tile(comfy, stub, nodes, model, photo, cancel_after, calls):
+    """Pressed before the run, or after the first report, when the picture is encoded."""
+    seen = []
+    hook = model.idle.unet.register_forward_hook(lambda *_: seen.append(1))
+    comfy.cancel_after = cancel_after
+    try:
+        with pytest.raises(stub.InterruptProcessingException):
+            nodes["OSEDiffUpscale"].run(model=model, image=photo(112, 96), **UPSCALE)
+    finally:
+        hook.remove()
+    assert len(seen) == calls
 
 
 def test_room_is_asked_for_by_the_size_of_the_result(comfy, nodes, model, photo):
