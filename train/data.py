@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from osediff_core.errors import OSEDiffError
 
 from .degradation import DegradationConfig, degrade
+from .degradation.filters import mirrored
 from .dice import chance, integer, uniform
 from .draws import stream
 
@@ -137,8 +138,8 @@ def draw_crop(picture: Tensor, data: DataConfig, generator: torch.Generator) -> 
     height, width = picture.shape[-2:]
     factor = max(uniform(generator, data.shrink, 1), min(1.0, data.crop / min(height, width)))
     side = round(data.crop / factor)
-    rows = _window(height, side, integer(generator, max(1, height - side + 1)))
-    columns = _window(width, side, integer(generator, max(1, width - side + 1)))
+    rows = mirrored(height, integer(generator, max(1, height - side + 1)), side)
+    columns = mirrored(width, integer(generator, max(1, width - side + 1)), side)
     crop = picture[:, rows][:, :, columns]  # (3, side, side)
     if side != data.crop:
         from osediff_core.resize import resize_bicubic
@@ -149,13 +150,6 @@ def draw_crop(picture: Tensor, data: DataConfig, generator: torch.Generator) -> 
     if data.rotate:
         crop = crop.rot90(integer(generator, 4), (-2, -1))
     return crop.contiguous()
-
-
-def _window(length: int, side: int, start: int) -> Tensor:
-    """Indices of `side` pixels from `start` along an axis, reflected to and fro where it is too short."""
-    period = max(1, 2 * (length - 1))
-    place = torch.arange(start, start + side) % period  # (side,)
-    return torch.minimum(place, period - place) if length > 1 else place
 
 
 class _Cache:

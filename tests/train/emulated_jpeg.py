@@ -1,8 +1,8 @@
 """What the published code does in place of JPEG: the codec's arithmetic in float, without its integer steps.
 
-Differs from libjpeg in four ways: chroma is enlarged by repetition (libjpeg interpolates), quantisation tables are real
-numbers, nothing is rounded to 8 bits, and the luma table is transposed. Here to measure that difference, and to
-take it out of the comparison of everything else.
+Differs from libjpeg in four ways: the luma table is transposed, chroma is enlarged by repetition (libjpeg
+interpolates), quantisation tables are real numbers, and nothing is rounded to 8 bits. Here to measure that
+difference, and to take it out of the comparison of everything else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ LUMA = torch.tensor([
     [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
 ]).float()  # fmt: skip
 CHROMA = torch.full((8, 8), 99.0)
-CHROMA[:4, :4] = torch.tensor([[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]).float()
+CHROMA[:4, :4] = torch.tensor(
+    [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+).float()
 TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 TO_RGB = torch.tensor([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,15 +25,19 @@ def filter2d(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _reflect(image: Tensor, radius: int) -> Tensor:
-    """Reflect the last two axes by radius pixels, the border pixel not repeated."""
-    if min(image.shape[-2:]) == 1:
-        image = F.pad(image, (1, 1, 1, 1), mode="replicate")  # one pixel has nothing to be mirrored
-        radius -= 1
-    while radius > 0:
-        step = min(radius, min(image.shape[-2:]) - 1)
-        image = F.pad(image, (step, step, step, step), mode="reflect")
-        radius -= step
-    return image
+    """Reflect the last two axes of (1, C, H, W) by radius pixels, the border pixel not repeated."""
+    height, width = image.shape[-2:]
+    if radius < min(height, width):
+        return F.pad(image, (radius, radius, radius, radius), mode="reflect")
+    rows = mirrored(height, -radius, height + 2 * radius)
+    return image[..., rows, :][..., mirrored(width, -radius, width + 2 * radius)]
+
+
+def mirrored(length: int, start: int, count: int) -> Tensor:
+    """Give `count` indices from `start` on into an axis that goes on for ever by reflection at its ends."""
+    period = max(1, 2 * (length - 1))
+    place = torch.arange(start, start + count) % period  # (count,)
+    return torch.minimum(place, period - place) if length > 1 else place
 
 
 def resize_by(image: Tensor, scale: float, mode: ResizeMode) -> Tensor:
