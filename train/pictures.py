@@ -88,7 +88,9 @@ def _to_pil(picture: Tensor) -> Image.Image:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the pictures; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m train.pictures", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m train.pictures", description="Write training pictures that may be used freely."
+    )
     parser.add_argument("out_dir", type=Path, help="folder that gets the PNG files; made if absent")
     parser.add_argument("--leaves", type=int, default=60, help="number of synthetic pictures (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic pictures (default 0)")
