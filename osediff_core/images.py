@@ -1,0 +1,217 @@
+"""Pictures from and to files: the only place of the core that knows Pillow.
+
+Inside, a picture is an 8-bit sRGB tensor (1, 3, H, W), upright, with its transparency apart. What a file may
+be besides (turned by EXIF, in another colour space, with a palette, deeper than 8 bit) ends here.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import OSEDiffError
+from .exif import keep_exif, resized_exif, upright
+from .pixels import split_alpha, srgb_profile, to_8bit, to_srgb
+
+log = logging.getLogger(__name__)
+
+# What Pillow may try: a short list, because some of its other readers start foreign programs.
+READABLE = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+WRITABLE = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+# Longest side that the format (WebP) or the library behind it (libjpeg) can hold, in pixels.
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+WITHOUT_ALPHA = ("JPEG", "BMP")
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as the model takes it, and what its file said about it.
+
+    rgb: uint8 (1, 3, H, W) in sRGB, upright. alpha: uint8 (1, 1, H, W), or None. exif: the part of the EXIF
+    block that is still true of a restored picture, or None.
+    """
+
+    rgb: Tensor
+    alpha: Tensor | None = None
+    exif: bytes | None = None
+
+
+def read_image(path: str | Path) -> Picture:
+    """Read the first frame of a picture file as 8-bit sRGB, upright.
+
+    Colour profiles are converted, deeper pixels are scaled (never clipped at 255), transparency is split off.
+    Raises OSEDiffError, naming the file, for what is missing, empty, damaged, too large or no picture.
+    """
+    path = Path(path)
+    image, exif = _open_image(path)
+    colour, alpha = split_alpha(image)
+    rgb = to_srgb(to_8bit(colour, path.name), image.info.get("icc_profile"), path.name)
+    return Picture(_to_tensor(rgb), None if alpha is None else _to_tensor(alpha), exif)
+
+
+def _open_image(path: Path) -> tuple[Image.Image, bytes | None]:
+    """Decode the first frame, turn it upright, and keep its EXIF; every failure becomes one sentence."""
+    try:
+        if path.stat().st_size == 0:
+            raise OSEDiffError(f"{path} is empty (0 bytes); copy it again from where it came")
+        # As an open file, not as a path: Pillow maps paths into memory, and then forgets to turn grey TIFFs.
+        with path.open("rb") as file, Image.open(file, formats=READABLE) as image:
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            image.load()
+            exif, turned = keep_exif(image, path.name), upright(image, path.name)
+    except UnidentifiedImageError as error:
+        raise OSEDiffError(
+            f"{path} is not a picture that can be read: it must be PNG, JPEG, WebP, TIFF, BMP or GIF, with "
+            "colours of at most 16 bit; convert it first"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise OSEDiffError(f"{path} has too many pixels to be opened safely; cut it up first") from error
+    except (OSEDiffError, MemoryError):
+        raise
+    except OSError as error:
+        # errno is set where the system refused, and not where a decoder gave up.
+        reason = f"cannot be opened: {error.strerror}" if error.errno else f"is damaged or cut off ({error})"
+        raise OSEDiffError(f"{path} {reason}") from error
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise OSEDiffError(f"{path} is damaged or cut off ({error})") from error
+    if frames > 1:
+        log.warning("%s has %d frames or pages; only the first is restored", path.name, frames)
+    return turned, exif
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    array = np.array(image, dtype=np.uint8)  # (H, W, 3) or (H, W)
+    array = array[:, :, None] if array.ndim == 2 else array
+    return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()  # (1, 3 or 1, H, W)
+
+
+def check_target(path: str | Path, size: tuple[int, int] | None = None) -> None:
+    """Raise OSEDiffError where a picture of `size` (height, width) could not be written to `path`.
+
+    Looks at the name, at the format's limits, and at the folder by making and removing a small file, so that
+    nobody waits for a picture that cannot be saved.
+    """
+    path = Path(path)
+    kind = WRITABLE.get(path.suffix.lower())
+    if kind is None:
+        known = ", ".join(WRITABLE)
+        raise OSEDiffError(f"{path} names no format that can be written; let it end in one of {known}")
+    longest = LONGEST_SIDE.get(kind)
+    if size is not None and longest is not None and max(size) > longest:
+        raise OSEDiffError(
+            f"{kind} holds at most {longest} pixels a side, and {path.name} would have {size[1]}x{size[0]}; "
+            "write PNG or TIFF, or take a smaller scale"
+        )
+    beside = _beside(path)
+    try:
+        if path.is_dir():
+            raise OSEDiffError(f"{path} is a folder, and a picture was to be written there; name a file")
+        if not path.parent.is_dir():
+            raise OSEDiffError(f"there is no folder {path.parent}; make it first")
+        beside.touch(exist_ok=False)
+        beside.unlink()
+    except OSError as error:
+        raise OSEDiffError(f"cannot write into the folder {path.parent}: {error.strerror}") from error
+
+
+def write_image(
+    path: str | Path,
+    sr: Tensor,
+    alpha: Tensor | None = None,
+    exif: bytes | None = None,
+    *,
+    quality: int | None = None,
+) -> None:
+    """Write a restored picture, tagged sRGB, in the format that the name ends in.
+
+    sr: float (1, 3, H, W) in [0, 1], rounded to 8 bit (the published code truncates, which darkens by half a
+    level). alpha: uint8 (1, 1, H, W), laid on white where the format has none. exif: from `read_image`; it
+    gets the new size. quality: 1 to 100, for JPEG (else 95; chroma is never subsampled) and WebP (else
+    lossless). The file appears whole or not at all. Raises OSEDiffError for values that are not finite, and
+    for whatever keeps the file from being written.
+    """
+    path = Path(path)
+    height, width = sr.shape[-2:]
+    check_target(path, (height, width))
+    if not torch.isfinite(sr).all():
+        raise OSEDiffError(f"{path} was not written: its pixels are not finite numbers; try dtype float32")
+    image = _to_image(sr, alpha, path)
+    _replace(path, _encode(image, path, exif, quality))
+
+
+def _to_image(sr: Tensor, alpha: Tensor | None, path: Path) -> Image.Image:
+    """Round to 8 bit, and put the transparency in or flatten it."""
+    levels = sr.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()  # (1, 3, H, W)
+    image = Image.fromarray(levels[0].permute(1, 2, 0).contiguous().numpy())
+    if alpha is None:
+        return image
+    mask = Image.fromarray(alpha[0, 0].contiguous().cpu().numpy())
+    if WRITABLE[path.suffix.lower()] not in WITHOUT_ALPHA:
+        image.putalpha(mask)
+        return image
+    if mask.getextrema()[0] < 255:
+        log.warning("%s cannot be transparent in this format; laid on white", path.name)
+    return Image.composite(image, Image.new("RGB", image.size, "white"), mask)
+
+
+def _encode(image: Image.Image, path: Path, exif: bytes | None, quality: int | None) -> bytes:
+    """The whole file in memory, so that what goes wrong on the disk is told apart from the encoder."""
+    kind = WRITABLE[path.suffix.lower()]
+    options: dict[str, object] = {}
+    if kind != "BMP":  # holds neither
+        options["icc_profile"] = srgb_profile()
+        block = resized_exif(exif, image.size, path.name)
+        options |= {"exif": block} if block else {}
+    if kind == "JPEG":
+        options |= {"quality": quality or JPEG_QUALITY, "subsampling": 0}
+    elif kind == "WEBP":
+        options |= {"quality": quality} if quality else {"lossless": True, "exact": True}
+    # TIFF stays uncompressed: Pillow's compressed ones cannot hold the camera's part of EXIF.
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, kind, **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # encoders raise a wide choice for pictures beyond their format
+        raise OSEDiffError(f"{path} could not be made a {kind} file: {error}") from error
+    return buffer.getvalue()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write beside, then rename: nobody sees half a file, and an old one stays until the new one is whole."""
+    beside = _beside(path)
+    try:
+        with beside.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        remedy = "; make room and start again" if error.errno == errno.ENOSPC else ""
+        raise OSEDiffError(f"{path} could not be written: {error.strerror or error}{remedy}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    # Short, because a name may already be as long as the file system allows.
+    return path.with_name(f".osediff-{uuid.uuid4().hex[:12]}.part")

@@ -1,0 +1,127 @@
+"""What a decoded picture's pixels mean: transparency, depth and colour space, brought to 8-bit sRGB."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from .errors import OSEDiffError
+
+log = logging.getLogger(__name__)
+
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+# What the four-letter colour spaces of a profile are called in Pillow.
+PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
+# A profile that moves no colour by more levels than this is sRGB under another name: pixels are left alone.
+SAME_COLOUR = 2
+# cmsFLAGS_BLACKPOINTCOMPENSATION of lcms2.h; the first Pillow 10 has no name for it.
+BLACK_POINT_COMPENSATION = 0x2000
+
+
+def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Return the picture without transparency, and the transparency ("L") or None.
+
+    Knows alpha channels (premultiplied ones too), palettes with transparent entries, and a single colour that
+    is declared transparent.
+    """
+    key = image.info.get("transparency")
+    if image.mode in DEEP_MODES:
+        if not isinstance(key, int):
+            return image, None
+        return image, Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    elif image.mode == "PA" or (key is not None and image.mode in ("1", "L", "P", "RGB")):
+        image = image.convert("RGBA")
+    if image.mode not in ("LA", "RGBA"):
+        return image, None
+    alpha = image.getchannel("A")
+    # Band by band, because a plain convert() may blend or may not, depending on the mode.
+    colour = image.getchannel("L") if image.mode == "LA" else Image.merge("RGB", image.split()[:3])
+    return colour, alpha
+
+
+def to_8bit(image: Image.Image, name: str) -> Image.Image:
+    """Scale 16-bit, 32-bit and floating-point grey to 8 bit by the full range; other modes pass through.
+
+    Raises OSEDiffError where floating-point pixels are not finite.
+    """
+    if image.mode not in DEEP_MODES:
+        return image
+    values = np.asarray(image).astype(np.float64)  # (H, W)
+    if not np.isfinite(values).all():
+        raise OSEDiffError(f"{name} has pixels that are not finite numbers; repair it where it was made")
+    white = 65535.0 if image.mode.startswith("I;16") else _white(values, image.mode, name)
+    levels = np.clip(values / white, 0, 1) * 255
+    return Image.fromarray(np.rint(levels).astype(np.uint8))
+
+
+def _white(values: np.ndarray, mode: str, name: str) -> float:
+    """The value of white, which 32-bit and floating-point files do not state: the nearest customary one."""
+    highest = float(values.max())
+    if mode == "I":
+        customary, white = 65535.0, 65535.0 if highest <= 65535 else float(2**31 - 1)
+    else:
+        # Between 1 and 16 it is a highlight above white; a picture in 0..255 is never that dark.
+        customary, white = 1.0, 1.0 if highest <= 16 else 255.0 if highest <= 255 else 65535.0
+    if highest > customary:
+        log.warning("%s goes up to %g; %g was taken as white", name, highest, white)
+    return white
+
+
+def to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:
+    """Convert to 8-bit sRGB ("RGB"), through the embedded profile where there is a usable one."""
+    if profile:
+        try:
+            return _through_profile(image, profile)
+        except Exception as error:  # lcms and broken profiles raise a wide choice
+            log.warning("%s: its colour profile cannot be used (%s); colours may be off", name, error)
+    elif image.mode == "CMYK":
+        log.warning("%s is CMYK without a colour profile; its colours are an estimate", name)
+    return image.convert("RGB")
+
+
+def _through_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    space = source.profile.xcolor_space
+    mode = PROFILE_MODES.get(space)
+    if mode == "RGB" and image.mode in ("1", "L", "P", "YCbCr", "HSV"):
+        image = image.convert("RGB")  # the profile is about the colours that these stand for
+    elif mode == "L" and image.mode == "1":
+        image = image.convert("L")
+    if mode != image.mode:
+        raise ValueError(f"it is for {space.strip()}, the pixels are {image.mode}")
+    transform = ImageCms.buildTransform(
+        source,
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        flags=BLACK_POINT_COMPENSATION,  # type: ignore[arg-type]
+    )
+    if mode == "RGB" and _is_srgb(transform):
+        return image
+    converted = ImageCms.applyTransform(image, transform)
+    if converted is None:
+        raise ValueError("the conversion gave nothing")
+    return converted
+
+
+def _is_srgb(transform: object) -> bool:
+    """Whether a transform to sRGB leaves a lattice of colours where it was."""
+    steps = np.arange(0, 256, 15, dtype=np.uint8)
+    lattice = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)  # (1, 18**3, 3)
+    image = Image.fromarray(lattice)
+    moved = np.asarray(ImageCms.applyTransform(image, transform)).astype(int)  # type: ignore[arg-type]
+    return int(np.abs(moved - lattice).max()) <= SAME_COLOUR
+
+
+def srgb_profile() -> bytes:
+    """The sRGB profile that is written into every file, the same bytes on every day."""
+    content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    # Bytes 24 to 36 of a profile are the date of its making (ICC.1, section 7.2.1): here 2000-01-01.
+    content[24:36] = b"\x07\xd0\x00\x01\x00\x01\x00\x00\x00\x00\x00\x00"
+    return bytes(content)
