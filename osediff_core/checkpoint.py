@@ -156,12 +156,14 @@ def _load_pickle(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        if "unsupported" in str(error).lower():
+        if re.search("unsupported (global|class)", str(error), re.IGNORECASE):
             raise OSEDiffError(
                 f"{path} carries code besides tensors, which was not executed: get the checkpoint from a "
                 "source that you trust"
             ) from error
-        raise OSEDiffError(f"{path} is damaged or no checkpoint: get the file again") from error
+        raise OSEDiffError(
+            f"{path} is damaged or no checkpoint (code in it, if any, was not executed): get the file again"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise OSEDiffError(f"{path} is damaged or no checkpoint: get the file again") from error
 

@@ -86,17 +86,16 @@ def fold(
     fit.
     """
     check_fit(module, tensors)
-    for key, tensor in tensors.items():
-        if key.endswith(B):
+    for name, parameter in module.named_parameters():
+        layer = name.removesuffix(".weight")
+        if name not in tensors and layer + A not in tensors:
             continue
-        if key.endswith(A):
-            name = key.removesuffix(A)
-            parameter = module.get_parameter(f"{name}.weight")
-            delta = lora_delta(tensor, tensors[name + B], scale, parameter.shape)
-        else:
-            parameter = module.get_parameter(key)
-            delta = tensor.float() - parameter.float()
-        folded = parameter.float() + strength * delta.to(parameter.device)
+        folded = parameter.float()
+        if name in tensors:
+            folded = torch.lerp(folded, tensors[name].to(folded), strength)
+        if layer + A in tensors:
+            delta = lora_delta(tensors[layer + A], tensors[layer + B], scale, parameter.shape)
+            folded = folded + strength * delta.to(folded.device)
         parameter.data = folded.to(dtype or parameter.dtype)
 
 
