@@ -58,13 +58,14 @@ def load_base(
     path = Path(path)
     _check_folder(path)
     schedule = alphas_cumprod(_scheduler_config(path))  # (T,)
+    tokenizer = _load_tokenizer(path)
     parts = {}
     for name in ("unet", "vae", "text_encoder"):
         module = _load_part(path, name)
         if edit is not None and name != "text_encoder":
             edit(name, module)
         parts[name] = convert(module, dtype, device).eval().requires_grad_(False)
-    base = Base(**parts, tokenizer=_load_tokenizer(path), alphas_cumprod=schedule)
+    base = Base(**parts, tokenizer=tokenizer, alphas_cumprod=schedule)
     _check_parts(base, path)
     return base
 
@@ -214,7 +215,7 @@ def _load_tokenizer(path: Path) -> CLIPTokenizer:
 
     try:
         return CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # a damaged vocabulary is a bare Exception of the tokenizers library
         raise OSEDiffError(f"{path / 'tokenizer'} is missing or damaged: {_first_line(error)}") from error
 
 
