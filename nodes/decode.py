@@ -11,6 +11,7 @@ from torch import Tensor
 from ..osediff_core.errors import OSEDiffError
 from ..osediff_core.resize import resize_alpha, resize_bicubic
 from ..osediff_core.restore import decode, finish
+from .checks import one_of
 from .encode import CATEGORY
 from .images import join_image, split_image
 from .latents import pads_to, true_size, unpack_latent
@@ -57,6 +58,11 @@ class OSEDiffDecode(io.ComfyNode):
             outputs=[io.Image.Output(display_name="image", tooltip="The restored picture.")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, color: str | None = None) -> bool | str:
+        """Before the UNet is run, and not after it."""
+        return one_of("colour method", color, COLORS) or True
 
     @classmethod
     def execute(

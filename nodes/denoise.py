@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..osediff_core.restore import denoise, tile_side
+from .checks import one_of
 from .encode import CATEGORY
 from .latents import pack_latent, prompt_embeds, unpack_latent
 from .managed import ManagedModel, ModelType
@@ -67,8 +68,9 @@ class OSEDiffDenoise(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, tile: str = "auto", overlap: int = 32) -> bool | str:
         """Naming an input here switches ComfyUI's own check of it off, so both are checked in full."""
-        if tile not in TILES:
-            return f"the tile is one of {', '.join(TILES)}, got {tile!r}"
+        problem = one_of("tile", tile, TILES)
+        if problem:
+            return problem
         side = tile_side(tile_value(tile))
         if side is not None and not 0 <= overlap < side:
             return f"the overlap must be at least 0 and less than the tile, got {overlap} and tile {side}"

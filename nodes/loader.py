@@ -6,6 +6,7 @@ from comfy import model_management
 from comfy_api.latest import io
 
 from ..osediff_core import OSEDiff
+from .checks import one_of
 from .managed import DTYPES, ManagedModel, ModelType, choose_dtype
 from .paths import base_paths, fingerprint, resolve, weights_paths
 
@@ -54,6 +55,18 @@ class OSEDiffLoader(io.ComfyNode):
                 ),
             ],
             outputs=[ModelType.Output(display_name="model", tooltip="For the other OSEDiff nodes.")],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, base: str | None = None, weights: str | None = None, dtype: str | None = None
+    ) -> bool | str:
+        """A model that is gone is noticed before the graph runs."""
+        return (
+            one_of("base", base, base_paths())
+            or one_of("checkpoint", weights, weights_paths())
+            or one_of("dtype", dtype, ("auto", *DTYPES))
+            or True
         )
 
     @classmethod

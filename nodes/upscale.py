@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ..osediff_core.resize import resize_alpha, target_size
 from ..osediff_core.restore import restore
-from .decode import color_input
-from .denoise import tile_input, tile_value
+from .checks import one_of
+from .decode import COLORS, color_input
+from .denoise import TILES, tile_input, tile_value
 from .encode import IMAGE_TIP, prompt_input, scale_input
 from .images import join_image, split_image
 from .managed import ManagedModel, ModelType
@@ -40,6 +41,11 @@ class OSEDiffUpscale(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, color: str | None = None, tile: str | None = None) -> bool | str:
+        """Before anything is loaded."""
+        return one_of("colour method", color, COLORS) or one_of("tile", tile, TILES) or True
 
     @classmethod
     def execute(

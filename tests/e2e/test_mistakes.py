@@ -23,7 +23,7 @@ def test_mistakes_before_the_run_are_sentences(server, comfy_server, graph):
         server.queue(bad)
     bad = copy.deepcopy(nodes)
     bad[comfy_server.find(nodes, "OSEDiffLoader")]["inputs"]["weights"] = "gone.safetensors"
-    with pytest.raises(comfy_server.RejectedError, match="not in list"):
+    with pytest.raises(comfy_server.RejectedError, match="the checkpoint is one of"):
         server.queue(bad)
 
 

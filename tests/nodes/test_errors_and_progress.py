@@ -80,8 +80,19 @@ def test_an_overlap_as_large_as_the_tile_is_refused_before_anything_runs(nodes, 
     assert answer is True if fine else "less than the tile" in answer
 
 
-def test_validation_replaces_comfyuis_own_check_of_the_tile(nodes):
-    assert "one of auto" in nodes["OSEDiffDenoise"].validate_inputs(tile="huge")
+def test_choices_that_are_not_in_the_lists_are_refused_before_anything_runs(nodes):
+    loader, upscale = nodes["OSEDiffLoader"], nodes["OSEDiffUpscale"]
+    good = {"base": "tiny_sd", "weights": "osediff.pkl", "dtype": "auto"}
+    assert loader.validate_inputs(**good) is True
+    assert loader.validate_inputs() is True  # all of them wired
+    for name in good:
+        assert "'gone'" in loader.validate_inputs(**{**good, name: "gone"})
+    assert upscale.validate_inputs(color="none", tile="off") is True
+    assert "adain, wavelet, none" in upscale.validate_inputs(color="sepia", tile="auto")
+    for node in (upscale, nodes["OSEDiffDenoise"]):
+        assert "one of auto" in node.validate_inputs(tile="huge")
+    assert nodes["OSEDiffDecode"].validate_inputs(color="wavelet") is True
+    assert "sepia" in nodes["OSEDiffDecode"].validate_inputs(color="sepia")
 
 
 def test_the_bar_moves_per_tile_and_reaches_its_end(comfy, nodes, model, photo):
