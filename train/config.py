@@ -87,6 +87,8 @@ class OptimConfig:
     """Gradient norm that generator and critic are clipped to, each on its own."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from zero."""
+    decay_steps: int = 0
+    """Steps after which the learning rate has fallen to zero along half a cosine; 0: constant, as published."""
 
 
 @dataclasses.dataclass

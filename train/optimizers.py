@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,14 @@ from torch import Tensor, nn
 from .config import OptimConfig
 
 OUTPUT_LAYER = "unet.conv_out."
+
+
+def rate_factor(step: int, warmup_steps: int, decay_steps: int) -> float:
+    """The share of the learning rate at a step: a linear rise, then half a cosine down or a constant."""
+    rise = min(1.0, (step + 1) / max(warmup_steps, 1))
+    if not decay_steps:
+        return rise
+    return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / decay_steps)))
 
 
 class Updater:
@@ -29,7 +38,7 @@ class Updater:
             eps=config.epsilon,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: min(1.0, (step + 1) / max(config.warmup_steps, 1))
+            self.optimizer, lambda step: rate_factor(step, config.warmup_steps, config.decay_steps)
         )
 
     def clip(self) -> Tensor:
