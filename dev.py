@@ -48,7 +48,9 @@ def set_up(extras: str) -> None:
 
 def main() -> None:
     """Set up, then restore the example photograph or run the fast tests."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("task", choices=EXTRAS, help="demo: restore a photograph; test: run the fast tests")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="passed on to the task")
     args = parser.parse_args()

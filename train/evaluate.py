@@ -1,8 +1,8 @@
 """Measure checkpoints on photographs that were never trained on, beside bicubic and the best blur.
 
-    python -m train.evaluate                                    # the bundled demo on the held-out crops
-    python -m train.evaluate --base B --weights with.safetensors without.safetensors
-    python -m train.evaluate --hq FOLDER [--lq FOLDER]          # own photographs; --lq: real pairs of equal names
+python -m train.evaluate                                    # the bundled demo on the held-out crops
+python -m train.evaluate --base B --weights with.safetensors without.safetensors
+python -m train.evaluate --hq FOLDER [--lq FOLDER]          # own photographs; --lq: real pairs of equal names
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def real_pairs(hq_folder: Path, lq_folder: Path) -> list[Pair]:
         if name not in lq:
             raise OSEDiffError(f"expected {name} in {lq_folder} too, found no file of that name")
         if tuple(side * SCALE for side in lq[name].shape[1:]) != tuple(picture.shape[1:]):
-            raise OSEDiffError(f"expected {name} in {lq_folder} at a quarter of the HQ size, got {lq[name].shape[1:]}")
+            raise OSEDiffError(
+                f"expected {name} in {lq_folder} at a quarter of the HQ size, got {lq[name].shape[1:]}"
+            )
         pairs.append(Pair(name, as_batch(picture), lq[name][None]))
     return pairs
 
@@ -91,7 +93,9 @@ def quantise(image: Tensor) -> Tensor:
     return (image * 255).round() / 255
 
 
-def measure(name: str, method: Method, pairs: list[Pair], reference: list[float] | None = None) -> tuple[Row, list[float]]:
+def measure(
+    name: str, method: Method, pairs: list[Pair], reference: list[float] | None = None
+) -> tuple[Row, list[float]]:
     """Run a method over all pairs; also returns its PSNR-Y per picture."""
     values = []
     for pair in pairs:
@@ -156,10 +160,16 @@ def write_sheet(path: Path, models: dict[str, OSEDiff], pairs: list[Pair], color
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m train.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--base", type=Path, default=DEMO_BASE, help="folder of the base; default: the demo's")
-    parser.add_argument("--weights", type=Path, nargs="*", default=[DEMO_WEIGHTS], help="checkpoints, one row each")
+    parser.add_argument(
+        "--base", type=Path, default=DEMO_BASE, help="folder of the base; default: the demo's"
+    )
+    parser.add_argument(
+        "--weights", type=Path, nargs="*", default=[DEMO_WEIGHTS], help="checkpoints, one row each"
+    )
     parser.add_argument("--hq", type=Path, help="folder of HQ photographs instead of the held-out crops")
     parser.add_argument("--lq", type=Path, help="folder of their real LQ at a quarter of the size")
     parser.add_argument("--color", default="adain", choices=("adain", "wavelet", "none"))

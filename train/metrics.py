@@ -1,4 +1,4 @@
-"""Full-reference measures on luma, as the published evaluation computes them; all inputs (B, 3, H, W) in [0, 1]."""
+"""Full-reference measures on luma as the published evaluation computes them, of (B, 3, H, W) in [0, 1]."""
 
 from __future__ import annotations
 

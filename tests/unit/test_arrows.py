@@ -11,7 +11,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("osediff_core", "train", "nodes")
-ALLOWED = {"osediff_core": {"osediff_core"}, "train": {"train", "osediff_core"}, "nodes": {"nodes", "osediff_core"}}
+ALLOWED = {
+    "osediff_core": {"osediff_core"},
+    "train": {"train", "osediff_core"},
+    "nodes": {"nodes", "osediff_core"},
+}
 COMFY = re.compile(r"^(comfy|comfy_\w+|folder_paths|latent_preview|server)$")
 TRAINING_ONLY = {"accelerate", "peft", "lpips", "tyro", "tensorboard"}
 NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | {"torchvision", "timm"}
@@ -53,7 +57,12 @@ def violations(path: Path, source: str) -> list[str]:
     package = path.relative_to(ROOT).parts[0]
     bad = []
     tree = ast.parse(source)
-    lazy = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+    lazy = {
+        id(n)
+        for f in ast.walk(tree)
+        if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)
+        for n in ast.walk(f)
+    }
     typing_only = {
         id(n)
         for block in ast.walk(tree)
@@ -129,4 +138,6 @@ def test_requirements_are_the_runtime_dependencies():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == declared
     assert not [d for d in declared if re.match(r"torch|torchvision|torchaudio\b", d)]
-    assert not [d for d in declared if re.search(r"[<=~]=|<", d.replace(">=", ""))], "floors only, no upper pins"
+    assert not [d for d in declared if re.search(r"[<=~]=|<", d.replace(">=", ""))], (
+        "floors only, no upper pins"
+    )

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from osediff_core.errors import OSEDiffError
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+from ..data import PICTURE_SUFFIXES
+from ..dice import uniform
 
 
 def load_pictures(folder: str | Path) -> list[tuple[str, Tensor]]:
@@ -28,11 +29,6 @@ def load_pictures(folder: str | Path) -> list[tuple[str, Tensor]]:
     return [(p.stem, read_image(p).rgb[0]) for p in paths]
 
 
-def uniform(generator: torch.Generator, low: float, high: float) -> float:
-    """Draw one number from U(low, high)."""
-    return low + (high - low) * torch.rand((), generator=generator).item()
-
-
 def add_smaller_copies(pictures: Sequence[Tensor], scales: Sequence[float]) -> list[Tensor]:
     """Every uint8 picture (3, H, W) with its shrunken copies behind it: finer detail from few pictures."""
     from osediff_core.resize import resize_bicubic
@@ -45,7 +41,7 @@ def add_smaller_copies(pictures: Sequence[Tensor], scales: Sequence[float]) -> l
     return [picture for kept in copies for picture in kept]
 
 
-def draw_crop(picture: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def draw_crop(picture: Tensor, generator: torch.Generator, size: int) -> Tensor:
     """Cut a random (3, size, size) float crop in [0, 1] of uint8 (3, H, W), flipped and turned at random."""
     height, width = picture.shape[1:]
     top = int(uniform(generator, 0, height - size + 1))
@@ -57,7 +53,7 @@ def draw_crop(picture: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def vary_colour(crop: Tensor, generator: torch.Generator) -> Tensor:
-    """Rotate hue, scale contrast and shift the level of (3, H, W): colours and flat areas the pictures lack."""
+    """Rotate hue, scale contrast, shift the level of (3, H, W): colours and flat areas pictures lack."""
     if uniform(generator, 0, 1) < 0.5:
         crop = crop[torch.randperm(3, generator=generator)]
     if uniform(generator, 0, 1) < 0.3:
@@ -71,7 +67,10 @@ def vary_colour(crop: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def draw_batch(
-    pictures: Sequence[Tensor], weights: Tensor, count: int, cut: Callable[[Tensor, torch.Generator], Tensor],
+    pictures: Sequence[Tensor],
+    weights: Tensor,
+    count: int,
+    cut: Callable[[Tensor, torch.Generator], Tensor],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Draw `count` crops: (count, 3, size, size) in [0, 1], and the index of the picture each came from."""

@@ -35,8 +35,8 @@ class PriorConfig:
     crop: int = 128
     """Side of the training crops, pixels."""
     batch: int = 16
-    minutes: float = 20.0
-    """Length of the training, minutes of wall time."""
+    steps: int = 2000
+    """Length of the training; the learning rate falls to zero over it."""
     lr: float = 1e-3
     output_lr_scale: float = 0.1
     """Factor on the learning rate of the last norm and convolution, where eps is amplified in x0."""
@@ -90,7 +90,9 @@ def pass_through(unet: UNet2DConditionModel, groups: int, anchor: float = 6.0) -
     unet.conv_in.bias[carriers] = 0
     for k, (channel, sign) in enumerate(zip(carriers.tolist(), signs.tolist(), strict=True)):
         unet.conv_in.weight[channel, k % latents, 1, 1] = sign
-    last = unet.up_blocks[-1].resnets[-1].conv_shortcut  # sees cat(hidden, skip); the skip is conv_in's output
+    last = (
+        unet.up_blocks[-1].resnets[-1].conv_shortcut
+    )  # sees cat(hidden, skip); the skip is conv_in's output
     last.weight.zero_()
     others = torch.tensor([c for c in range(width) if c not in carriers])
     last.bias.zero_()

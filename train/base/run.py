@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,8 @@ from torch import Tensor, nn
 from osediff_core.diffusion import alphas_cumprod
 from osediff_core.errors import OSEDiffError
 
-from .crops import add_smaller_copies, draw_batch, draw_crop, load_pictures, uniform, vary_colour
+from ..dice import uniform
+from .crops import add_smaller_copies, draw_batch, draw_crop, load_pictures, vary_colour
 from .fit import fit
 from .prior import PriorConfig, build_unet, prior_loss
 from .text import build_text_encoder, load_tokenizer, write_tokenizer
@@ -77,14 +76,16 @@ def gather_pool(config: PicturesConfig, smallest: int) -> Pool:
         weights += [share / len(copies)] * len(copies) if copies else []
         synthetic += [made_up] * len(copies)
     if not pictures:
-        raise OSEDiffError(f"expected pictures of at least {smallest} px in {config.folder}, got smaller ones only")
+        raise OSEDiffError(
+            f"expected pictures of at least {smallest} px in {config.folder}, got smaller ones only"
+        )
     return Pool(pictures, torch.tensor(weights), torch.tensor(synthetic))
 
 
-def log_progress(part: str, step: int, loss: float, progress: float) -> None:
+def log_progress(part: str, steps: int, step: int, loss: float) -> None:
     """Say every hundred steps how far a part is."""
     if step % 100 == 0:
-        log.info("%s: %3.0f %%, step %d, loss %.4f", part, 100 * progress, step, loss)
+        log.info("%s: step %d of %d, loss %.4f", part, step, steps, loss)
 
 
 def autocast(config: BaseConfig) -> torch.autocast:
@@ -94,7 +95,7 @@ def autocast(config: BaseConfig) -> torch.autocast:
 
 def cut_for_vae(picture: Tensor, generator: torch.Generator, size: int) -> Tensor:
     """A crop for the VAE, its colours varied."""
-    return vary_colour(draw_crop(picture, size, generator), generator)
+    return vary_colour(draw_crop(picture, generator, size), generator)
 
 
 def train_vae(config: BaseConfig) -> None:
@@ -114,9 +115,8 @@ def train_vae(config: BaseConfig) -> None:
             return vae_loss(vae, (2 * x - 1).to(memory_format=torch.channels_last), noise, vae_config)[0]
 
     groups = [{"params": list(vae.parameters()), "lr": vae_config.lr}]
-    fit(vae, loss_of, groups, vae_config.minutes, partial(log_progress, "vae"))
-    plain: Callable[[Tensor, torch.Generator], Tensor] = lambda p, g: draw_crop(p, vae_config.crop, g)  # noqa: E731
-    x, _ = draw_batch(pool.pictures, pool.weights, 64, plain, generator)
+    fit(vae, loss_of, groups, vae_config.steps, partial(log_progress, "vae", vae_config.steps))
+    x, _ = draw_batch(pool.pictures, pool.weights, 64, partial(draw_crop, size=vae_config.crop), generator)
     vae.eval().register_to_config(scaling_factor=measure_scaling_factor(vae, 2 * x - 1))
     vae.save_pretrained(Path(config.out) / "vae")
 
@@ -159,13 +159,12 @@ def train_prior(config: BaseConfig) -> None:
     text_encoder = build_text_encoder(prior.text_width, prior.text_layers)
     unet = build_unet(prior, vae.config["latent_channels"], prior.crop >> (len(config.vae.widths) - 1))
     both = nn.ModuleDict({"unet": unet.to(memory_format=torch.channels_last), "text": text_encoder})  # pyright: ignore
+    cut = partial(draw_crop, size=prior.crop)
     words = ["", *PROMPTS.values()]
     ids = tokenizer(words, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
 
     def loss_of(step: int) -> Tensor:
-        x, chosen = draw_batch(
-            pool.pictures, pool.weights, prior.batch, lambda p, g: draw_crop(p, prior.crop, g), generator
-        )
+        x, chosen = draw_batch(pool.pictures, pool.weights, prior.batch, cut, generator)
         spoiled = torch.rand(prior.batch, generator=generator) < prior.degraded
         x = torch.where(spoiled.view(-1, 1, 1, 1), degrade_roughly(x, generator), x)
         told = torch.where(spoiled, 3, torch.where(pool.synthetic[chosen], 2, 1))
@@ -183,7 +182,7 @@ def train_prior(config: BaseConfig) -> None:
         {"params": [p for p in both.parameters() if id(p) not in last], "lr": prior.lr},
         {"params": [p for p in both.parameters() if id(p) in last], "lr": prior.lr * prior.output_lr_scale},
     ]
-    fit(both, loss_of, groups, prior.minutes, partial(log_progress, "prior"))
+    fit(both, loss_of, groups, prior.steps, partial(log_progress, "prior", prior.steps))
     unet.eval().save_pretrained(out / "unet")
     text_encoder.eval().save_pretrained(out / "text_encoder")
     write_index(out)

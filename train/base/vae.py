@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class VaeConfig:
     """Architecture and training of the VAE."""
 
+    start_from: str = ""
+    """Folder of a VAE of the same architecture to go on from; empty: from scratch."""
     widths: tuple[int, ...] = (24, 48, 96)
     """Channels per level; the reduction is 2 ** (levels - 1)."""
     latent_channels: int = 8
@@ -24,8 +26,8 @@ class VaeConfig:
     crop: int = 96
     """Side of the training crops, pixels."""
     batch: int = 8
-    minutes: float = 25.0
-    """Length of the training, minutes of wall time; the learning rate falls to zero over them."""
+    steps: int = 5000
+    """Length of the training; the learning rate falls to zero over it."""
     lr: float = 2e-3
     kl_weight: float = 1e-4
     """Weight of the KL term per latent element: keeps the latents bounded and smooth, no more."""
@@ -34,9 +36,13 @@ class VaeConfig:
 
 
 def build_vae(config: VaeConfig) -> AutoencoderKL:
-    """Build the untrained VAE."""
+    """Build the VAE: untrained, or the one to go on from with its scaling factor taken out."""
     from diffusers import AutoencoderKL
 
+    if config.start_from:
+        vae = AutoencoderKL.from_pretrained(config.start_from)
+        vae.register_to_config(scaling_factor=1.0)
+        return vae
     levels = len(config.widths)
     vae = AutoencoderKL(
         block_out_channels=config.widths,
@@ -79,7 +85,7 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def vae_loss(vae: AutoencoderKL, x: Tensor, noise: Tensor, config: VaeConfig) -> tuple[Tensor, Tensor]:
-    """Loss of one batch x (B, 3, H, W) in [-1, 1] with posterior noise (B, C, h, w); also the squared error."""
+    """Loss of x (B, 3, H, W) in [-1, 1] with posterior noise (B, C, h, w); also the squared error."""
     posterior = vae.encode(x).latent_dist
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     y = vae.decode(mean + torch.exp(0.5 * logvar) * noise).sample.float()  # (B, 3, H, W)

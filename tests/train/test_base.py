@@ -1,0 +1,149 @@
+"""The small base: its parts start and end as they should, and the folder loads like any other base."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from osediff_core import OSEDiff, OSEDiffError
+from osediff_core.images import write_image
+from train.base.crops import draw_crop, load_pictures, vary_colour
+from train.base.fit import fit, learning_rate_factor
+from train.base.prior import PriorConfig, build_unet
+from train.base.run import BaseConfig, PicturesConfig, train_prior, train_vae
+from train.base.text import load_tokenizer, write_tokenizer
+from train.base.vae import VaeConfig, build_vae, vae_loss
+
+SMALL_VAE = VaeConfig(widths=(8, 8), latent_channels=4, crop=32, batch=2, steps=3)
+SMALL_PRIOR = PriorConfig(
+    widths=(16, 16), norm_groups=2, text_width=8, text_layers=1, crop=32, batch=2, steps=2
+)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for name in ("photo_a", "photo_b", "leaves_0"):
+        write_image(folder / f"{name}.png", torch.rand(1, 3, 64, 72, generator=generator))
+    return folder
+
+
+def test_the_untrained_unet_passes_its_input_through():
+    torch.manual_seed(0)
+    config = PriorConfig()
+    unet = build_unet(config, latent_channels=8, sample_size=16).eval()
+    for scale in (1.0, 0.1):  # flat pictures too: the norms must not blow them up
+        z = scale * torch.randn(1, 8, 16, 16)
+        with torch.no_grad():
+            eps = unet(z, torch.tensor(999), torch.zeros(1, 77, config.text_width)).sample
+        assert (eps - z).std() < 0.05 * z.std()
+    plain = type(unet).from_config(unet.config).eval()  # the control: the library's own start
+    with torch.no_grad():
+        assert (
+            plain(z, torch.tensor(999), torch.zeros(1, 77, config.text_width)).sample - z
+        ).std() > 0.5 * z.std()
+
+
+def test_the_untrained_vae_keeps_the_level_of_flat_pictures():
+    torch.manual_seed(0)
+    vae = build_vae(SMALL_VAE).eval()
+    with torch.no_grad():
+        dark, bright = (vae.encode(torch.full((1, 3, 32, 32), v)).latent_dist.mean for v in (-0.8, 0.8))
+    assert (dark - bright).abs().mean() > 1e-2
+
+
+def test_every_byte_has_a_token(tmp_path):
+    write_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    ids = tokenizer(["", "fête, 猫"], padding="max_length", max_length=77)["input_ids"]
+    assert ids[0][:3] == [512, 513, 0]
+    assert tokenizer.unk_token_id not in ids[1][1 : ids[1].index(513)]
+    assert len(ids[1]) == 77
+
+
+def test_crops_have_the_size_and_come_from_the_generator(pictures):
+    picture = load_pictures(pictures)[0][1]
+    first, again = (vary_colour(draw_crop(picture, g, 32), g) for g in map(seeded, (1, 1)))
+    other = draw_crop(picture, seeded(2), 32)
+    assert first.shape == (3, 32, 32)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert 0 <= first.min() <= first.max() <= 1
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_fit_lowers_the_loss_and_leaves_the_average():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    x = torch.randn(64, 4)
+    y = x.sum(1, keepdim=True)
+    losses = []
+
+    def loss_of(step):
+        return (model(x) - y).square().mean()
+
+    fit(
+        model, loss_of, [{"params": list(model.parameters()), "lr": 0.05}], 200, lambda _, v: losses.append(v)
+    )
+    assert losses[-1] < 0.05 * losses[0]
+    assert 0 < loss_of(0).item() != losses[-1]  # the averaged weights are not the last ones
+
+
+def test_fit_stops_at_a_loss_that_is_no_number():
+    model = nn.Linear(1, 1)
+    with pytest.raises(OSEDiffError, match="step 0"):
+        fit(
+            model,
+            lambda _: model(torch.full((1, 1), torch.nan)).sum(),
+            [{"params": list(model.parameters()), "lr": 1.0}],
+            3,
+            print,
+        )
+
+
+def test_the_learning_rate_rises_then_falls():
+    factors = [learning_rate_factor(i / 100) for i in range(101)]
+    assert max(factors) == pytest.approx(1, abs=0.01)
+    assert 0 < factors[0] < 0.01
+    assert factors[-1] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_vae_loss_sees_a_tint():
+    torch.manual_seed(0)
+    vae = build_vae(SMALL_VAE)
+    x = torch.rand(1, 3, 32, 32) * 2 - 1
+    noise = torch.zeros(1, 4, 16, 16)
+    weak, strong = (dataclasses.replace(SMALL_VAE, pooled_weight=w) for w in (0.0, 4.0))
+    assert vae_loss(vae, x, noise, strong)[0] > vae_loss(vae, x, noise, weak)[0]
+
+
+def test_the_folder_is_a_base_like_any_other(tmp_path, pictures):
+    config = BaseConfig(
+        out=str(tmp_path / "base"),
+        bf16=False,
+        pictures=PicturesConfig(folder=str(pictures), shrink=(0.5,)),
+        vae=SMALL_VAE,
+        prior=SMALL_PRIOR,
+    )
+    train_vae(config)
+    train_prior(config)
+    model = OSEDiff.from_pretrained(tmp_path / "base", dtype="float32", device="cpu")
+    assert model.reduction == 2
+    assert model.latent_channels == 4
+    sr, _ = model(torch.rand(1, 3, 16, 16), model.encode_prompt(["photograph"]))
+    assert sr.shape == (1, 3, 16, 16)
+    again = BaseConfig(**{**vars(config), "out": str(tmp_path / "again")})
+    train_vae(again)
+    first, second = (
+        (p / "vae/diffusion_pytorch_model.safetensors").read_bytes()
+        for p in (tmp_path / "base", tmp_path / "again")
+    )
+    assert first == second  # the same seed gives the same base
