@@ -88,7 +88,7 @@ class OptimConfig:
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from zero."""
     decay_steps: int = 0
-    """Steps after which the learning rate has fallen to zero along half a cosine; 0: constant, as published."""
+    """Steps in which the learning rate falls to zero along half a cosine; 0: constant, as published."""
 
 
 @dataclasses.dataclass

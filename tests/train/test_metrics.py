@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -70,4 +71,4 @@ def test_crops_cover_the_side(side):
     starts = spread(side, CROP)
     assert starts[0] == 0
     assert starts[-1] == side - CROP
-    assert all(b - a <= CROP for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a <= CROP for a, b in pairwise(starts))

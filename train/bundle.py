@@ -1,0 +1,60 @@
+"""`python -m train.bundle BASE CHECKPOINT OUT`: store a base and a checkpoint in float16, for shipping."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from osediff_core.base import load_base
+from osediff_core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from osediff_core.errors import OSEDiffError
+
+
+def halve(checkpoint: Checkpoint, base: str) -> Checkpoint:
+    """The same checkpoint with float16 tensors, named after the base that it is shipped with."""
+
+    def to_half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {key: tensor.half() for key, tensor in tensors.items()}
+
+    metadata = {**checkpoint.metadata, "base": base}
+    return dataclasses.replace(
+        checkpoint, unet=to_half(checkpoint.unet), vae=to_half(checkpoint.vae), metadata=metadata
+    )
+
+
+def bundle(base: Path, weights: Path, out: Path) -> int:
+    """Write OUT/base and OUT/osediff_demo.safetensors; returns their size in bytes."""
+    parts = load_base(base, torch.float16)
+    checkpoint = halve(read_checkpoint(weights), "the bundled demo base")
+    for name, module in (("unet", parts.unet), ("vae", parts.vae), ("text_encoder", parts.text_encoder)):
+        module.save_pretrained(out / "base" / name)
+    for name in ("tokenizer", "scheduler"):
+        shutil.copytree(base / name, out / "base" / name, dirs_exist_ok=True)
+    shutil.copy(base / "model_index.json", out / "base")
+    write_checkpoint(out / "osediff_demo.safetensors", checkpoint)
+    return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+
+
+def main() -> int:
+    """Parse the command line and bundle."""
+    parser = argparse.ArgumentParser(prog="python -m train.bundle", description=__doc__)
+    for name in ("base", "weights", "out"):
+        parser.add_argument(name, type=Path)
+    args = parser.parse_args()
+    try:
+        size = bundle(args.base, args.weights, args.out)
+    except OSEDiffError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{args.out}: {size / 1e6:.1f} MB\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
