@@ -11,6 +11,12 @@ from .errors import OSEDiffError
 METHODS = ("adain", "wavelet", "none")
 
 
+def check_method(method: str) -> None:
+    """Raise OSEDiffError unless there is such a method: for callers with work to do before they match."""
+    if method not in METHODS:
+        raise OSEDiffError(f"the colour method is one of {', '.join(METHODS)}, got {method!r}")
+
+
 def match_color(sr: Tensor, reference: Tensor, method: str = "adain") -> Tensor:
     """Return `sr` with the colours of `reference`, (B, 3, H, W) float32, clamped to [0, 1].
 
@@ -18,8 +24,7 @@ def match_color(sr: Tensor, reference: Tensor, method: str = "adain") -> Tensor:
     low frequencies from the reference, "none" only clamps. Raises OSEDiffError for another method or if the
     sizes differ.
     """
-    if method not in METHODS:
-        raise OSEDiffError(f"the colour method is one of {', '.join(METHODS)}, got {method!r}")
+    check_method(method)
     if method == "none":
         return sr.float().clamp(0, 1)
     if sr.shape != reference.shape:

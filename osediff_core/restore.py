@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import convert
-from .color import match_color
+from .color import check_method, match_color
 from .errors import OSEDiffError
 from .model import OSEDiff
 from .resize import crop, pad_to_multiple, resize_bicubic, target_size
@@ -45,6 +45,7 @@ def restore(
     once per image for encoding and decoding; it may raise to cancel. The same input always gives the same
     output. Raises OSEDiffError for what cannot be restored.
     """
+    check_method(color)
     x, size = prepare(lq, scale, model.reduction)  # (B, 3, h, w) padded
     count = len(lq)
     height, width = (side // model.reduction for side in x.shape[-2:])

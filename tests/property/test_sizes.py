@@ -1,0 +1,52 @@
+"""Sizes: what comes out is what was asked for, whatever goes in."""
+
+import math
+
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from osediff_core import restore
+from osediff_core.resize import crop, pad_to_multiple, target_size
+from osediff_core.restore import prepare
+
+sides = st.integers(1, 40)
+scales = st.floats(1, 4, allow_nan=False)
+few = settings(deadline=None, max_examples=12)
+many = settings(deadline=None, max_examples=60)
+
+
+@few
+@given(height=st.integers(1, 12), width=st.integers(1, 12), scale=scales, batch=st.integers(1, 2))
+@example(height=1, width=1, scale=1.0, batch=1)
+@example(height=1, width=300, scale=4.0, batch=1)
+@example(height=300, width=1, scale=1.0, batch=1)
+def test_restored_size_is_exactly_scale_times_input(model, height, width, scale, batch):
+    lq = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8)
+    out = restore(model, lq, scale=scale, tile=8, overlap=2)
+    assert out.shape == (batch, 3, math.floor(scale * height + 0.5), math.floor(scale * width + 0.5))
+    assert out.dtype == torch.float32
+    assert out.isfinite().all()
+    assert out.min() >= 0
+    assert out.max() <= 1
+
+
+@many
+@given(height=sides, width=sides, scale=scales, reduction=st.sampled_from([1, 2, 4, 8, 16, 32]))
+def test_prepared_images_are_padded_but_not_stretched(height, width, scale, reduction):
+    lq = torch.rand(1, 3, height, width)
+    x, size = prepare(lq, scale, reduction)
+    assert size == target_size(height, width, scale)
+    assert all(padded % reduction == 0 for padded in x.shape[-2:])
+    assert all(0 <= padded - true < reduction for padded, true in zip(x.shape[-2:], size, strict=True))
+    unpadded, _ = prepare(lq, scale, 1)
+    assert torch.equal(crop(x, size), unpadded)
+
+
+@many
+@given(height=sides, width=sides, multiple=st.integers(1, 64))
+def test_padding_repeats_only_what_is_there(height, width, multiple):
+    x = torch.rand(1, 1, height, width)
+    padded = pad_to_multiple(x, multiple)
+    assert torch.equal(crop(padded, (height, width)), x)
+    assert set(padded.unique().tolist()) == set(x.unique().tolist())

@@ -1,0 +1,185 @@
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from osediff_core import OSEDiff, restore
+from osediff_core.errors import OSEDiffError
+from osediff_core.resize import resize_bicubic
+from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare
+
+
+def image(*size, batch=1):
+    g = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (batch, 3, *size), generator=g).to(torch.uint8)
+
+
+def test_the_steps_are_what_restore_does(model):
+    lq = image(9, 7)
+    x, size = prepare(lq, 2.5, model.reduction)
+    assert (tuple(x.shape), size) == ((1, 3, 24, 24), (23, 18))
+    z = denoise(model, encode(model, x), encode_prompt(model, ["a cat"]))
+    by_hand = finish(decode(model, z), x, size, "wavelet")
+    assert torch.equal(by_hand, restore(model, lq, scale=2.5, prompt="a cat", color="wavelet"))
+
+
+def test_the_same_input_gives_the_same_output(model):
+    lq = image(8, 8)
+    torch.manual_seed(0)
+    first = restore(model, lq)
+    assert torch.equal(first, restore(model, lq))
+    assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(0))  # nothing was drawn
+
+
+def test_a_batch_is_its_images_one_by_one(model):
+    lq, prompts = image(8, 10, batch=3), ["a cat", "", "a tree"]
+    each = [restore(model, one, prompt=p, scale=2) for one, p in zip(lq.split(1), prompts, strict=True)]
+    assert torch.equal(restore(model, lq, prompt=prompts, scale=2), torch.cat(each))
+    assert not torch.equal(each[0], restore(model, lq[:1], prompt="", scale=2))
+
+
+def test_float_and_8_bit_input_agree(model):
+    lq = image(8, 8)
+    difference = restore(model, lq, scale=1) - restore(model, lq.double() / 255, scale=1)
+    assert difference.abs().max() < 1e-4
+
+
+def test_without_a_match_the_colours_are_the_models_own(model):
+    lq = image(16, 16)
+    plain, adain = restore(model, lq, color="none"), restore(model, lq, color="adain")
+    reference = resize_bicubic(lq, (64, 64)) / 255
+    gap = (plain.mean((2, 3)) - reference.mean((2, 3))).abs().max()
+    assert (adain.mean((2, 3)) - reference.mean((2, 3))).abs().max() < min(gap, 0.02)
+
+
+def test_results_are_ordinary_tensors_without_gradients(model):
+    out = restore(model, image(4, 4))
+    assert not out.requires_grad
+    out.mul_(0.5)
+
+
+@pytest.mark.parametrize("tile", [4, "auto", "off"])
+def test_progress_counts_encoding_tiles_and_decoding(model, tile):
+    seen = []
+    restore(model, image(8, 12, batch=2), tile=tile, overlap=1, progress=lambda *done: seen.append(done))
+    tiles = 2 if tile == 4 else 1  # the latent is 4 x 6
+    assert seen == [(i, 2 * (tiles + 2)) for i in range(1, 2 * (tiles + 2) + 1)]
+
+
+def test_progress_may_cancel(model):
+    class CancelError(Exception):
+        pass
+
+    def cancel(done, total):
+        raise CancelError
+
+    with pytest.raises(CancelError):
+        restore(model, image(4, 4), progress=cancel)
+
+
+def test_small_pictures_are_whole_by_default_and_tiled_on_request(model):
+    lq = image(8, 16)
+    whole = restore(model, lq, tile="off")
+    assert torch.equal(restore(model, lq, tile="auto"), whole)
+    assert not torch.equal(restore(model, lq, tile=4, overlap=2), whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scale": 0}, "scale"),
+        ({"scale": float("nan")}, "scale"),
+        ({"prompt": ["a", "b"]}, "2 prompts for 1 images"),
+        ({"prompt": []}, "0 prompts"),
+        ({"color": "hsv"}, "adain, wavelet, none"),
+        ({"tile": 0}, "tile"),
+        ({"tile": "big"}, "auto, off"),
+        ({"tile": True}, "auto, off"),
+        ({"tile": 8, "overlap": 8}, "overlap"),
+        ({"lq": torch.zeros(1, 3, 8)}, "not empty"),
+        ({"lq": torch.zeros(3, 8, 8)}, "not empty"),
+        ({"lq": torch.zeros(1, 4, 8, 8)}, "not empty"),
+        ({"lq": torch.zeros(1, 3, 0, 8)}, "not empty"),
+        ({"lq": torch.zeros(0, 3, 8, 8)}, "not empty"),
+        ({"lq": torch.zeros(1, 3, 8, 8, dtype=torch.int16)}, "int16"),
+        ({"lq": torch.full((1, 3, 8, 8), 200.0)}, r"\[0, 1\]"),
+        ({"lq": torch.tensor(float("nan")).expand(1, 3, 8, 8)}, "NaN"),
+        ({"lq": torch.tensor(float("inf")).expand(1, 3, 8, 8)}, "NaN or infinite"),
+        ({"lq": np.zeros((1, 3, 8, 8), np.uint8)}, "ndarray"),
+    ],
+)
+def test_mistakes_are_sentences_before_any_work(model, monkeypatch, change, words):
+    arguments = {"lq": image(8, 8), **change}
+    monkeypatch.setattr(model, "encode_prompt", None)  # nothing is computed before the mistake is found
+    with pytest.raises(OSEDiffError, match=words):
+        restore(model, arguments.pop("lq"), **arguments)
+
+
+def test_embeddings_must_be_as_many_as_latents(model):
+    with pytest.raises(OSEDiffError, match="2 prompts for 3"):
+        denoise(model, torch.zeros(3, 4, 2, 2), encode_prompt(model, ["a", "b"]))
+
+
+PARTS = {
+    "encoded latent": lambda net: net.vae.encoder.conv_in,
+    "predicted noise": lambda net: net.unet.conv_in,
+    "decoded image": lambda net: net.vae.decoder.conv_out,
+    "prompt embedding": lambda net: net.text_encoder,
+}
+
+
+def break_in_half(module):
+    """Let a layer overflow as half precision does, and be right in float32."""
+
+    def overflow(layer, args, out):
+        if next(layer.parameters()).dtype == torch.float32:
+            return None
+        return (out[0] * torch.inf,) if isinstance(out, tuple) or hasattr(out, "keys") else out * torch.inf
+
+    module.register_forward_hook(overflow)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_overflow_in_half_precision_is_computed_once_more_in_float32(model, part, caplog):
+    net = copy.deepcopy(model).to(torch.bfloat16)
+    break_in_half(PARTS[part](net))
+    with caplog.at_level(logging.WARNING):
+        out = restore(net, image(8, 8))
+    assert out.isfinite().all()
+    assert [r.message for r in caplog.records] == [
+        f"the {part} is not finite in bfloat16; computing it once more in float32"
+    ]
+    assert {p.dtype for p in net.parameters()} == {torch.bfloat16}
+    assert (out - restore(model, image(8, 8))).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(torch.float32, "float32"), (torch.bfloat16, "bfloat16 nor in float32")]
+)
+def test_what_stays_infinite_is_an_error_that_names_part_and_dtype(model, part, dtype, name):
+    net = copy.deepcopy(model).to(dtype)
+    for parameter in PARTS[part](net).parameters():
+        parameter.fill_(torch.inf)
+    with pytest.raises(OSEDiffError, match=f"{part} is not finite in {name}"):
+        restore(net, image(8, 8))
+    assert net.dtype == dtype
+
+
+def test_the_model_may_train_after_a_repair_under_inference_mode(model):
+    net = copy.deepcopy(model).to(torch.bfloat16)
+    break_in_half(net.unet.conv_in)
+    with torch.inference_mode():
+        restore(net, image(8, 8))
+    net.float().unet.conv_in.requires_grad_(True)
+    sr, _ = net(torch.rand(1, 3, 16, 16), net.encode_prompt(["a cat"]))
+    sr.mean().backward()
+    assert net.unet.conv_in.weight.grad.isfinite().all()
+
+
+def test_the_demo_needs_no_arguments_or_says_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr("osediff_core.model.DEMO_BASE", tmp_path / "nothing")
+    with pytest.raises(OSEDiffError, match="demo"):
+        OSEDiff.from_pretrained()
