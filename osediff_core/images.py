@@ -6,11 +6,8 @@ be besides (turned by EXIF, in another colour space, with a palette, deeper than
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,23 +18,13 @@ from torch import Tensor
 
 from .errors import OSEDiffError
 from .exif import keep_exif, resized_exif, upright
+from .files import check_target, format_of, write_whole
 from .pixels import split_alpha, srgb_profile, to_8bit, to_srgb
 
 log = logging.getLogger(__name__)
 
 # What Pillow may try: a short list, because some of its other readers start foreign programs.
 READABLE = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
-WRITABLE = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
-# Longest side that the format (WebP) or the library behind it (libjpeg) can hold, in pixels.
-LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 WITHOUT_ALPHA = ("JPEG", "BMP")
 JPEG_QUALITY = 95
 
@@ -104,35 +91,6 @@ def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()  # (1, 3 or 1, H, W)
 
 
-def check_target(path: str | Path, size: tuple[int, int] | None = None) -> None:
-    """Raise OSEDiffError where a picture of `size` (height, width) could not be written to `path`.
-
-    Looks at the name, at the format's limits, and at the folder by making and removing a small file, so that
-    nobody waits for a picture that cannot be saved.
-    """
-    path = Path(path)
-    kind = WRITABLE.get(path.suffix.lower())
-    if kind is None:
-        known = ", ".join(WRITABLE)
-        raise OSEDiffError(f"{path} names no format that can be written; let it end in one of {known}")
-    longest = LONGEST_SIDE.get(kind)
-    if size is not None and longest is not None and max(size) > longest:
-        raise OSEDiffError(
-            f"{kind} holds at most {longest} pixels a side, and {path.name} would have {size[1]}x{size[0]}; "
-            "write PNG or TIFF, or take a smaller scale"
-        )
-    beside = _beside(path)
-    try:
-        if path.is_dir():
-            raise OSEDiffError(f"{path} is a folder, and a picture was to be written there; name a file")
-        if not path.parent.is_dir():
-            raise OSEDiffError(f"there is no folder {path.parent}; make it first")
-        beside.touch(exist_ok=False)
-        beside.unlink()
-    except OSError as error:
-        raise OSEDiffError(f"cannot write into the folder {path.parent}: {error.strerror}") from error
-
-
 def write_image(
     path: str | Path,
     sr: Tensor,
@@ -155,7 +113,7 @@ def write_image(
     if not torch.isfinite(sr).all():
         raise OSEDiffError(f"{path} was not written: its pixels are not finite numbers; try dtype float32")
     image = _to_image(sr, alpha, path)
-    _replace(path, _encode(image, path, exif, quality))
+    write_whole(path, _encode(image, path, exif, quality))
 
 
 def _to_image(sr: Tensor, alpha: Tensor | None, path: Path) -> Image.Image:
@@ -165,7 +123,7 @@ def _to_image(sr: Tensor, alpha: Tensor | None, path: Path) -> Image.Image:
     if alpha is None:
         return image
     mask = Image.fromarray(alpha[0, 0].contiguous().cpu().numpy())
-    if WRITABLE[path.suffix.lower()] not in WITHOUT_ALPHA:
+    if format_of(path) not in WITHOUT_ALPHA:
         image.putalpha(mask)
         return image
     if mask.getextrema()[0] < 255:
@@ -175,7 +133,7 @@ def _to_image(sr: Tensor, alpha: Tensor | None, path: Path) -> Image.Image:
 
 def _encode(image: Image.Image, path: Path, exif: bytes | None, quality: int | None) -> bytes:
     """The whole file in memory, so that what goes wrong on the disk is told apart from the encoder."""
-    kind = WRITABLE[path.suffix.lower()]
+    kind = format_of(path)
     options: dict[str, object] = {}
     if kind != "BMP":  # holds neither
         options["icc_profile"] = srgb_profile()
@@ -194,24 +152,3 @@ def _encode(image: Image.Image, path: Path, exif: bytes | None, quality: int | N
     except Exception as error:  # encoders raise a wide choice for pictures beyond their format
         raise OSEDiffError(f"{path} could not be made a {kind} file: {error}") from error
     return buffer.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside, then rename: nobody sees half a file, and an old one stays until the new one is whole."""
-    beside = _beside(path)
-    try:
-        with beside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        remedy = "; make room and start again" if error.errno == errno.ENOSPC else ""
-        raise OSEDiffError(f"{path} could not be written: {error.strerror or error}{remedy}") from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> Path:
-    # Short, because a name may already be as long as the file system allows.
-    return path.with_name(f".osediff-{uuid.uuid4().hex[:12]}.part")

@@ -22,11 +22,12 @@ NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | {"torchvision", "timm"}
 HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision", "lpips"}
 LAYERS = [
     {"errors"},
-    {"diffusion", "lora", "color", "tiling", "resize", "exif", "pixels"},
-    {"checkpoint", "base", "images"},
+    {"diffusion", "lora", "color", "tiling", "resize", "exif", "pixels", "files"},
+    {"checkpoint", "base", "images", "jobs"},
     {"model"},
     {"restore"},
     {"__init__"},
+    {"batch"},
     {"cli"},
     {"__main__"},
 ]

@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from osediff_core import images
+from osediff_core import files
 from osediff_core.errors import OSEDiffError
 from osediff_core.exif import resized_exif
-from osediff_core.images import check_target, read_image, write_image
+from osediff_core.files import check_target
+from osediff_core.images import read_image, write_image
 
 CAMERA, PLACE = 0x8769, 0x8825
 SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"]
@@ -189,7 +190,7 @@ def test_a_full_disk_loses_nothing(tmp_path, sr, monkeypatch, number):
     def full(descriptor):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(images.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSEDiffError, match=rf"a\.png could not be written: {os.strerror(number)}"):
         write_image(tmp_path / "a.png", sr)
     assert os.listdir(tmp_path) == ["a.png"]
@@ -200,7 +201,7 @@ def test_an_interrupt_leaves_no_remains(tmp_path, sr, monkeypatch):
     def stop(*paths):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images.os, "replace", stop)
+    monkeypatch.setattr(files.os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         write_image(tmp_path / "a.png", sr)
     assert os.listdir(tmp_path) == []

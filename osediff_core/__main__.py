@@ -1,0 +1,10 @@
+"""`python -m osediff_core IN OUT`, the same as the console script `osediff`."""
+
+from __future__ import annotations
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Restore picture files, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import OSEDiffError
+from .files import check_target
+from .images import read_image, write_image
+from .jobs import Job
+from .model import OSEDiff
+from .resize import resize_alpha, target_size
+from .restore import Progress, restore
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pictures are restored and written; `restore` and `write_image` say what each means."""
+
+    scale: float = 4.0
+    prompt: str = ""
+    color: str = "adain"
+    tile: str | int = "auto"
+    overlap: int = 32
+    quality: int | None = None
+
+
+def restore_file(
+    model: OSEDiff, source: Path, target: Path, settings: Settings, progress: Progress | None = None
+) -> None:
+    """Restore one picture file: upright, as sRGB, with transparency and EXIF, at exactly the size asked.
+
+    Raises OSEDiffError, naming a file, for what cannot be read, restored or written; nothing is left behind.
+    """
+    picture = read_image(source)
+    size = target_size(picture.rgb.shape[-2], picture.rgb.shape[-1], settings.scale)
+    check_target(target, size)
+    sr = restore(
+        model,
+        picture.rgb,
+        scale=settings.scale,
+        prompt=settings.prompt,
+        color=settings.color,
+        tile=settings.tile,
+        overlap=settings.overlap,
+        progress=progress,
+    )  # (1, 3, *size)
+    alpha = None if picture.alpha is None else resize_alpha(picture.alpha, size)  # (1, 1, *size)
+    write_image(target, sr, alpha, picture.exif, quality=settings.quality)
+
+
+def restore_files(
+    model: OSEDiff, jobs: Sequence[Job], settings: Settings, progress: Callable[[Job], Progress | None]
+) -> Iterator[tuple[Job, str | None]]:
+    """Restore every picture, and yield it with None, or with the reason why it failed, and go on.
+
+    progress(job) is asked for a picture's callback before it is begun. Where there is but one picture, an
+    error that nobody foresaw is raised as it is, so that it can be reported.
+    """
+    for job in jobs:
+        reason = None
+        try:
+            restore_file(model, job.source, job.target, settings, progress(job))
+        except OSEDiffError as error:
+            reason = str(error)
+        except Exception as error:
+            reason = _memory(error)
+            if reason is None and len(jobs) == 1:
+                raise
+            reason = reason or f"{type(error).__name__}: {error} (unforeseen; alone, it is shown in full)"
+        yield job, reason
+
+
+def _memory(error: Exception) -> str | None:
+    """What to say where memory ran out, and None for other errors."""
+    # torch has an exception of its own for accelerators, and none for the processor's memory.
+    words = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
+        return (
+            "there is not enough memory for this picture; take a smaller scale, or cut the picture into parts"
+        )
+    return None

@@ -1,0 +1,81 @@
+"""Files that appear whole or not at all, and what can be known before a picture is written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from .errors import OSEDiffError
+
+# What Pillow calls the format that a name's ending asks for.
+WRITABLE = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+# Longest side that the format (WebP) or the library behind it (libjpeg) can hold, in pixels.
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+
+
+def format_of(path: Path) -> str:
+    """Return what Pillow calls the format that a name asks for; OSEDiffError where it cannot be written."""
+    kind = WRITABLE.get(path.suffix.lower())
+    if kind is None:
+        known = ", ".join(WRITABLE)
+        raise OSEDiffError(f"{path} names no format that can be written; let it end in one of {known}")
+    return kind
+
+
+def check_target(path: str | Path, size: tuple[int, int] | None = None) -> None:
+    """Raise OSEDiffError where a picture of `size` (height, width) could not be written to `path`.
+
+    Looks at the name, at the format's limits, and at the folder by making and removing a small file, so that
+    nobody waits for a picture that cannot be saved.
+    """
+    path = Path(path)
+    kind = format_of(path)
+    longest = LONGEST_SIDE.get(kind)
+    if size is not None and longest is not None and max(size) > longest:
+        raise OSEDiffError(
+            f"{kind} holds at most {longest} pixels a side, and {path.name} would have {size[1]}x{size[0]}; "
+            "write PNG or TIFF, or take a smaller scale"
+        )
+    beside = _beside(path)
+    try:
+        if path.is_dir():
+            raise OSEDiffError(f"{path} is a folder, and a picture was to be written there; name a file")
+        if not path.parent.is_dir():
+            raise OSEDiffError(f"there is no folder {path.parent}; make it first")
+        beside.touch(exist_ok=False)
+        beside.unlink()
+    except OSError as error:
+        raise OSEDiffError(f"cannot write into the folder {path.parent}: {error.strerror}") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside, then rename: nobody sees half a file, and an old one stays until the new one is whole."""
+    beside = _beside(path)
+    try:
+        with beside.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        remedy = "; make room and start again" if error.errno == errno.ENOSPC else ""
+        raise OSEDiffError(f"{path} could not be written: {error.strerror or error}{remedy}") from error
+    finally:
+        with suppress(OSError):  # what went wrong above is the thing to hear about
+            beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    # Short, because a name may already be as long as the file system allows.
+    return path.with_name(f".osediff-{uuid.uuid4().hex[:12]}.part")
