@@ -30,3 +30,9 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
         signal.signal(number, self._before[number])  # pyright: ignore[reportArgumentType]
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """Make a data worker outlive Ctrl-C, which reaches the whole process group: the step needs its batch."""
+    for number in StopRequest.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -17,7 +17,7 @@ from osediff_core.model import OSEDiff
 from .config import RunConfig, TrainConfig, to_toml
 from .data import PictureDataset, build_dataset, step_indices
 from .draws import Draws, draw, stream
-from .interrupt import StopRequest
+from .interrupt import StopRequest, leave_signals_to_parent
 from .networks import Backbone
 from .perceptual import build_perceptual
 from .report import Report
@@ -26,6 +26,7 @@ from .steps import Stepper
 log = logging.getLogger(__name__)
 
 NEWEST = "osediff.safetensors"
+CONFIG = "config.toml"
 
 
 def train(config: TrainConfig) -> Path:
@@ -35,8 +36,10 @@ def train(config: TrainConfig) -> Path:
     """
     device = _device(config.run)
     dataset = build_dataset(config.data, config.degradation, config.run.seed)
-    _prepare_folder(config)
-    return Trainer(config, dataset, device).run()
+    _check_folder(config.run)
+    trainer = Trainer(config, dataset, device)
+    _write_config(config)
+    return trainer.run()
 
 
 class Trainer:
@@ -60,20 +63,19 @@ class Trainer:
 
     def run(self) -> Path:
         """Take the steps that are left; returns the newest checkpoint."""
-        run = self.config.run
-        report = Report(run, self.step)
+        report = Report(self.config.run, self.step)
         try:
             with StopRequest() as stop:
                 for batch in self._loader():
                     self._one_step(batch, report)
-                    if stop.name or self.step % run.checkpoint_every == 0 or self.step == run.steps:
-                        newest = self.save()
                     if stop.name:
-                        log.warning("stopped by %s at step %d, saved %s", stop.name, self.step, newest)
+                        log.warning("Stopped by %s after step %d.", stop.name, self.step)
                         break
+                    if self.step % self.config.run.checkpoint_every == 0:
+                        self.save()
         finally:
             report.close()
-        return newest
+        return self.save()
 
     def save(self) -> Path:
         """Write the generator, once under the step's number and once as the newest."""
@@ -119,6 +121,7 @@ class Trainer:
             # Samples are counted through the whole run, so that every epoch draws crops of its own.
             sampler=step_indices(self.step, run.steps, run.batch_size),
             num_workers=run.workers,
+            worker_init_fn=leave_signals_to_parent,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -153,15 +156,19 @@ def _device(run: RunConfig) -> torch.device:
     return accelerator.device
 
 
-def _prepare_folder(config: TrainConfig) -> None:
+def _check_folder(run: RunConfig) -> None:
+    """Refuse the folder of another run, before anything large is loaded."""
+    if (Path(run.out) / CONFIG).exists() and not run.overwrite:
+        raise OSEDiffError(
+            f"{run.out} holds another run: choose a new folder with run.out, or set `run.overwrite = true`"
+        )
+
+
+def _write_config(config: TrainConfig) -> None:
     """Make the run's folder and write the resolved configuration there."""
     out = Path(config.run.out)
-    if (out / "config.toml").exists() and not config.run.overwrite:
-        raise OSEDiffError(
-            f"{out} holds another run: choose a new folder with run.out, or set `run.overwrite = true`"
-        )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.toml").write_text(to_toml(config), encoding="utf-8")
+        (out / CONFIG).write_text(to_toml(config), encoding="utf-8")
     except OSError as error:
         raise OSEDiffError(f"cannot write to the folder {out}: {error.strerror or error}") from error

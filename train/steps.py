@@ -93,8 +93,9 @@ class Stepper:
 
 def require_finite(values: Mapping[str, Tensor]) -> None:
     """Raise OSEDiffError that names the values which are not finite."""
-    bad = [name for name, value in values.items() if not torch.isfinite(value)]
-    if bad:
+    finite = torch.stack(list(values.values())).isfinite().tolist()  # one wait for the device
+    if not all(finite):
+        bad = [name for name, fine in zip(values, finite, strict=True) if not fine]
         raise OSEDiffError(
             f"{', '.join(bad)} became infinite or no number: lower optim.learning_rate, raise "
             "optim.warmup_steps, or look for a base that predicts something else than noise"
