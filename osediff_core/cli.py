@@ -147,7 +147,8 @@ def _go_through(model: OSEDiff, plan: Plan, args: argparse.Namespace) -> int:
     for job, reason in results:
         if reason is not None:
             _say(f"error: {reason}" if str(job.source) in reason else f"error: {job.source}: {reason}")
-    _note(_summary(plan, len(failures)))
+    if len(plan.jobs) > len(failures) or len(plan.jobs) > 1:
+        _note(_summary(plan, len(failures)))
     return FAILED if failures else DONE
 
 

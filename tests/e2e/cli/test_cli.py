@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -194,3 +195,15 @@ def test_as_a_program_interrupted(tmp_path, picture, micro_options):
         f"osediff: interrupted; {n} of 40 done" for n in (len(done) - 1, len(done))
     }
     assert all(line.startswith("osediff: ") for line in err.splitlines())
+
+
+def test_bars_on_a_terminal(osediff, picture, monkeypatch):
+    for name in ("a", "b"):
+        picture(f"in/{name}.png", (30, 30))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    status, said = osediff("in", "out", "--tile", "8", "--overlap", "2")
+    assert status == 0
+    assert re.search(r"a\.png: .*\d+/\d+ .*part", said)
+    assert "/2 [" in said  # the bar over pictures
+    assert "in/a.png" not in said  # no line for each picture where there are bars
+    assert osediff("in", "out", "--overwrite", "--quiet") == (0, "")
