@@ -136,15 +136,12 @@ def _load_part(path: Path, name: str) -> nn.Module:
     """Load one network as the file has it; OSEDiffError if a library is missing or the file does not fit."""
     from safetensors import SafetensorError
 
+    network = _network_class(name)
     try:
-        model, info = _from_pretrained(path / name, name)
-    except ImportError as error:
-        raise OSEDiffError(
-            f"the base cannot be loaded without {error.name}: install the requirements"
-        ) from error
+        model, info = _from_pretrained(network, path / name)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise OSEDiffError(
-            f"{path / name} is missing, damaged or of another kind: {_first_line(error)}"
+            f"{path / name} is missing, damaged or of another kind: {_lines(error)[0]}"
         ) from error
     missing = sorted(info["missing_keys"])
     if missing:
@@ -154,27 +151,34 @@ def _load_part(path: Path, name: str) -> nn.Module:
     return model
 
 
-def _from_pretrained(folder: Path, name: str) -> tuple[nn.Module, dict[str, Any]]:
-    """Call the right class of the right library, without a network and without its progress bars."""
+def _network_class(name: str) -> type:
+    """Import the class of one network, as late as this because its library is slow to import."""
+    try:
+        if name == "text_encoder":
+            from transformers import CLIPTextModel
+
+            return CLIPTextModel
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+
+        return UNet2DConditionModel if name == "unet" else AutoencoderKL
+    except (ImportError, RuntimeError) as error:  # diffusers wraps the first in the second
+        raise OSEDiffError(
+            f"diffusers or transformers cannot be imported ({_lines(error)[-1]}): install the requirements"
+        ) from error
+
+
+def _from_pretrained(network: type, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Load one network without a network connection and without its library's progress bars."""
     options: dict[str, Any] = {
         "local_files_only": True,
         "output_loading_info": True,
         "variant": _variant(folder),
     }
-    if name == "text_encoder":
-        from transformers import CLIPTextModel
-
-        with _no_progress_bar():
-            return CLIPTextModel.from_pretrained(folder, **options)
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    cls = UNet2DConditionModel if name == "unet" else AutoencoderKL
-    return cls.from_pretrained(
-        folder,
-        torch_dtype=_stored_dtype(folder),
-        low_cpu_mem_usage=find_spec("accelerate") is not None,
-        **options,
-    )
+    if folder.name != "text_encoder":
+        options["torch_dtype"] = _stored_dtype(folder)
+        options["low_cpu_mem_usage"] = find_spec("accelerate") is not None
+    with _no_progress_bar():
+        return network.from_pretrained(folder, **options)
 
 
 @contextmanager
@@ -216,7 +220,7 @@ def _load_tokenizer(path: Path) -> CLIPTokenizer:
     try:
         return CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
     except Exception as error:  # a damaged vocabulary is a bare Exception of the tokenizers library
-        raise OSEDiffError(f"{path / 'tokenizer'} is missing or damaged: {_first_line(error)}") from error
+        raise OSEDiffError(f"{path / 'tokenizer'} is missing or damaged: {_lines(error)[0]}") from error
 
 
 def _check_parts(base: Base, path: Path) -> None:
@@ -234,5 +238,5 @@ def _check_parts(base: Base, path: Path) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _lines(error: Exception) -> list[str]:
+    return str(error).strip().splitlines() or [type(error).__name__]

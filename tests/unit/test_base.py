@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import sys
 
 import pytest
 import torch
@@ -178,3 +179,20 @@ def test_a_checkpoint_for_another_base_names_its_first_keys(base, micro):
 def test_a_strength_that_is_no_number_is_a_sentence(micro, strength):
     with pytest.raises(OSEDiffError, match="strength"):
         OSEDiff.from_pretrained(micro / "tiny_sd", micro / "osediff.pkl", strength=strength)
+
+
+def test_it_loads_and_finds_damage_without_accelerate_too(base, model, monkeypatch):
+    monkeypatch.setattr("osediff_core.base.find_spec", lambda name: None)
+    assert load_base(base).alphas_cumprod.equal(model.alphas_cumprod)
+    file = base / "unet" / WEIGHTS["unet"]
+    tensors = load_file(file)
+    del tensors["conv_in.bias"]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(OSEDiffError, match=r"unet.*conv_in\.bias"):
+        load_base(base)
+
+
+def test_a_missing_library_is_a_sentence(micro, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(OSEDiffError, match=r"diffusers.*install the requirements"):
+        load_base(micro / "tiny_sd")
