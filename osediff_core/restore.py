@@ -50,7 +50,7 @@ def restore(
     count = len(lq)
     height, width = (side // model.reduction for side in x.shape[-2:])
     tick = _counter(progress, count * (2 + len(grid(height, width, tile_side(tile), overlap))))
-    embeds = encode_prompt(model, _prompts(prompt, count))  # (B, L, D)
+    embeds = encode_prompt(model, _prompts(prompt, count))  # (1 or B, L, D)
     z_lq = encode(model, x, tick)  # (B, C, h, w)
     z_hq = denoise(model, z_lq, embeds, tile, overlap, tick)  # (B, C, h, w)
     sr = decode(model, z_hq, tick)  # (B, 3, h, w)
@@ -185,8 +185,10 @@ def _counter(progress: Progress | None, total: int) -> Progress:
 
 
 def _prompts(prompt: str | Sequence[str], count: int) -> list[str]:
-    """Return one prompt per image."""
-    prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+    """Return the prompt for all images, or one for each."""
+    if isinstance(prompt, str):
+        return [prompt]
+    prompts = list(prompt)
     if len(prompts) != count:
         raise OSEDiffError(
             f"got {len(prompts)} prompts for {count} images: give one text, or one for each image"

@@ -1,21 +1,19 @@
-"""The micro model whose outputs are recorded: small enough to be loaded for every file of tests."""
+"""The micro model whose outputs are recorded: small enough to load wherever a test needs a whole one."""
 
 from pathlib import Path
 
 import pytest
 
-from osediff_core import OSEDiff
-
-MICRO = Path(__file__).parents[1] / "golden_micro"
-
 
 @pytest.fixture(scope="session")
 def micro():
     """The folder of the micro model: tiny_sd/ and osediff.pkl."""
-    return MICRO
+    return Path(__file__).parent / "golden_micro"
 
 
 @pytest.fixture(scope="session")
 def model(micro):
     """The micro model, float32 on the CPU. Copy it before changing it."""
+    from osediff_core import OSEDiff
+
     return OSEDiff.from_pretrained(micro / "tiny_sd", micro / "osediff.pkl", dtype="float32", device="cpu")
