@@ -176,7 +176,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1000, help="picture i is degraded from seed + i")
     parser.add_argument("--sheet", type=Path, help="write a comparison picture of the first pairs")
     parser.add_argument("--json", type=Path, help="write the rows as JSON too")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.lq and not args.hq:
+        parser.error("--lq needs --hq, the folder with the originals of the same names")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -185,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         pictures = heldout_crops() if args.hq is None else folder_pictures(args.hq, SCALE * 4)
-        pairs = real_pairs(args.hq, args.lq) if args.lq else degraded_pairs(pictures, args.seed)
+        pairs = real_pairs(args.hq, args.lq) if args.hq and args.lq else degraded_pairs(pictures, args.seed)
         base = OSEDiff.from_pretrained(args.base, device="cpu", dtype="float32")
         models = {"base without a checkpoint": base}
         for path in args.weights:

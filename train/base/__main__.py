@@ -1,4 +1,4 @@
-"""`python -m train.base CONFIG.toml [--section.key VALUE]`: make a small base from a folder of pictures."""
+"""`python -m train.base CONFIG.toml`: make a small base from a folder of pictures."""
 
 from __future__ import annotations
 
