@@ -74,7 +74,7 @@ class OptimConfig:
     learning_rate: float = 5e-5
     """Learning rate of the generator and the critic."""
     output_lr_scale: float = 1.0
-    """Factor on the learning rate of the generator's conv_out, whose errors grow by 1/sqrt(alpha_bar)."""
+    """Factor on the learning rate of conv_out's adapters, whose errors grow by 1/sqrt(alpha_bar) in x0."""
     beta1: float = 0.9
     """Decay of AdamW's first moment."""
     beta2: float = 0.999

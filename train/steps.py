@@ -28,7 +28,7 @@ class Stepper:
         prompt_embeds: Tensor,
         negative_embeds: Tensor,
     ) -> None:
-        """Train `backbone`; embeddings are (1, L, D) and serve every picture."""
+        """Train `backbone`; embeddings are (1, L, D), for every picture, or (B, L, D)."""
         self.backbone, self.loss, self.perceptual = backbone, config.loss, perceptual
         self.weights = {
             "data": config.loss.lambda_data,
