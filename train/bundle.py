@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -28,12 +29,20 @@ def halve(checkpoint: Checkpoint, base: str) -> Checkpoint:
     )
 
 
+def forget_origin(config: Path) -> None:
+    """Take out where the part was loaded from, which diffusers and transformers write into its config."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
 def bundle(base: Path, weights: Path, out: Path) -> int:
     """Write OUT/base and OUT/osediff_demo.safetensors; returns their size in bytes."""
     parts = load_base(base, torch.float16)
     checkpoint = halve(read_checkpoint(weights), "the bundled demo base")
     for name, module in (("unet", parts.unet), ("vae", parts.vae), ("text_encoder", parts.text_encoder)):
         module.save_pretrained(out / "base" / name)
+        forget_origin(out / "base" / name / "config.json")
     for name in ("tokenizer", "scheduler"):
         shutil.copytree(base / name, out / "base" / name, dirs_exist_ok=True)
     shutil.copy(base / "model_index.json", out / "base")

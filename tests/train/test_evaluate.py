@@ -74,6 +74,7 @@ def test_real_pairs_need_fitting_sizes(folders, capsys):
 def test_a_bundle_restores_what_its_source_does(tmp_path):
     size = bundle.bundle(BASE, WEIGHTS, tmp_path / "demo")
     assert size < 1.2e6
+    assert not [f for f in (tmp_path / "demo").rglob("*.json") if str(MICRO) in f.read_text(encoding="utf-8")]
     assert (
         read_checkpoint(tmp_path / "demo/osediff_demo.safetensors").metadata["base"]
         == "the bundled demo base"
