@@ -183,3 +183,11 @@ def test_the_demo_needs_no_arguments_or_says_what_is_missing(monkeypatch, tmp_pa
     monkeypatch.setattr("osediff_core.model.DEMO_BASE", tmp_path / "nothing")
     with pytest.raises(OSEDiffError, match="demo"):
         OSEDiff.from_pretrained()
+
+
+def test_the_closed_form_gets_the_rounded_latent_that_the_unet_got(model):
+    """Else the closed form amplifies the rounding of the latent by 1 / sqrt(alpha_bar), 15 times."""
+    net = copy.deepcopy(model).to(torch.bfloat16)
+    z, embeds = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0)), encode_prompt(net, [""])
+    assert not torch.equal(z, z.bfloat16().float())
+    assert torch.equal(denoise(net, z, embeds), denoise(net, z.bfloat16().float(), embeds))
