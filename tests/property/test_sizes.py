@@ -12,8 +12,8 @@ from osediff_core.restore import prepare
 
 sides = st.integers(1, 40)
 scales = st.floats(1, 4, allow_nan=False)
-few = settings(deadline=None, max_examples=12)
-many = settings(deadline=None, max_examples=60)
+few = settings(deadline=None, max_examples=8)
+many = settings(deadline=None, max_examples=40)
 
 
 @few

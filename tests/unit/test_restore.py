@@ -155,9 +155,12 @@ def test_an_overflow_in_half_precision_is_computed_once_more_in_float32(model, p
     assert (out - restore(model, image(8, 8))).abs().mean() < 0.05
 
 
-@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(
-    ("dtype", "name"), [(torch.float32, "float32"), (torch.bfloat16, "bfloat16 nor in float32")]
+    ("part", "dtype", "name"),
+    [
+        *((part, torch.float32, "float32") for part in PARTS),
+        ("predicted noise", torch.bfloat16, "bfloat16 nor in float32"),
+    ],
 )
 def test_what_stays_infinite_is_an_error_that_names_part_and_dtype(model, part, dtype, name):
     net = copy.deepcopy(model).to(dtype)
