@@ -1,8 +1,13 @@
 """The micro model whose outputs are recorded: small enough to load wherever a test needs a whole one."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Models this small gain nothing from threads, and on a busy machine lose minutes waiting for each other.
+# Set before torch is imported, so that the tests' own subprocesses have it too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
