@@ -59,7 +59,7 @@ def main() -> None:
         run("-m", "osediff_core", DEMO_IN, DEMO_OUT, "--overwrite", *args.rest)
         print(f"restored: {DEMO_OUT} (from {DEMO_IN})")
     else:
-        run("-m", "pytest", *args.rest)
+        run("-m", "pytest", "--numprocesses", "2", *args.rest)
 
 
 if __name__ == "__main__":
