@@ -169,7 +169,7 @@ def read_config(cls: type[Config], path: str | Path) -> Config:
 def from_table(cls: type[Config], table: dict[str, Any], where: str = "") -> Config:
     """Build the dataclass `cls` from a (nested) table, strictly; `where` prefixes names in errors."""
     hints = get_type_hints(cls)
-    known = [field.name for field in dataclasses.fields(cls)]
+    known = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
     values = {}
     for key, value in table.items():
         if key not in hints or key not in known:

@@ -37,9 +37,7 @@ def train(config: TrainConfig) -> Path:
     device = _device(config.run)
     dataset = build_dataset(config.data, config.degradation, config.run.seed)
     _check_folder(config.run)
-    trainer = Trainer(config, dataset, device)
-    _write_config(config)
-    return trainer.run()
+    return Trainer(config, dataset, device).run()
 
 
 class Trainer:
@@ -63,6 +61,7 @@ class Trainer:
 
     def run(self) -> Path:
         """Take the steps that are left; returns the newest checkpoint."""
+        _write_config(self.config)
         report = Report(self.config.run, self.step)
         try:
             with StopRequest() as stop:

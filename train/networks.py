@@ -126,7 +126,8 @@ class Backbone:
                 return self._predict(z_t, timesteps, prompt_embeds)
             both = [e.expand(len(z_t), -1, -1) for e in (negative_embeds, prompt_embeds)]
             eps = self._predict(z_t.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat(both))  # (2B, C, h, w)
-        return guided(*eps.chunk(2), guidance)
+        eps_negative, eps_prompt = eps.chunk(2)  # (B, C, h, w) each
+        return guided(eps_negative, eps_prompt, guidance)
 
     def _predict(self, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         embeds = prompt_embeds.expand(len(z_t), -1, -1)  # (B, L, D)

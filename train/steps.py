@@ -49,7 +49,9 @@ class Stepper:
         network that it belongs to is updated.
         """
         z_hq, values = self._generator_step(lq, hq, draws)  # (B, C, h, w)
-        return values if self.critic is None else values | self._critic_step(z_hq.detach(), draws)
+        return (
+            values if self.critic is None else values | self._critic_step(self.critic, z_hq.detach(), draws)
+        )
 
     def _generator_step(self, lq: Tensor, hq: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         noise = draws.posterior if self.sample_posterior else None
@@ -70,14 +72,14 @@ class Stepper:
         self.generator.update()
         return z_hq, values
 
-    def _critic_step(self, z_hq: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def _critic_step(self, updater: Updater, z_hq: Tensor, draws: Draws) -> dict[str, Tensor]:
         predict = partial(self.backbone.critic, prompt_embeds=self.prompt_embeds)
         loss = critic_loss(z_hq, draws.critic_noise, draws.critic_timesteps, self.alphas_cumprod, predict)
         with self.backbone.as_critic():
             loss.backward()
-        values = {"loss/critic": loss.detach(), "norm/critic": self.critic.clip()}
+        values = {"loss/critic": loss.detach(), "norm/critic": updater.clip()}
         require_finite(values)
-        self.critic.update()
+        updater.update()
         return values
 
     def _vsd(self, z_hq: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

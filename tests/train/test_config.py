@@ -1,0 +1,120 @@
+"""Configuration files: what they say, what is refused, and how."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from osediff_core import OSEDiffError
+from train.__main__ import main
+from train.config import PUBLISHED_NEGATIVE_PROMPT, LossConfig, OptimConfig, TrainConfig, read_config, to_toml
+
+CONFIGS = Path(__file__).parents[2] / "train" / "configs"
+OSEDIFF = sorted(path for path in CONFIGS.glob("*.toml") if not path.stem.endswith("_base"))
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Return a writer of configuration files."""
+
+    def write(text):
+        path = tmp_path / "config.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", OSEDIFF, ids=lambda path: path.stem)
+def test_shipped_configurations_are_read_and_written_alike(path, written):
+    config = read_config(TrainConfig, path)
+    assert read_config(TrainConfig, written(to_toml(config))) == config
+
+
+def test_published_settings():
+    config = read_config(TrainConfig, CONFIGS / "osediff.toml")
+    assert config.loss == LossConfig(1.0, 2.0, 1.0, "lpips", 7.5, 20, 980)
+    assert config.optim == OptimConfig(5e-5, 1.0, 0.9, 0.999, 1e-2, 1e-8, 1.0, 0)
+    assert (config.model.rank_unet, config.model.rank_vae, config.model.lora_alpha) == (4, 4, 8)
+    assert (config.model.posterior, config.model.train_conv_in) == ("sample", True)
+    assert config.model.negative_prompt == PUBLISHED_NEGATIVE_PROMPT
+    assert (config.run.batch_size, config.run.steps, config.data.crop) == (16, 100_000, 512)
+
+
+def test_defaults_are_the_published_settings():
+    shipped, default = read_config(TrainConfig, CONFIGS / "osediff.toml"), TrainConfig()
+    assert (shipped.loss, shipped.optim, shipped.degradation) == (
+        default.loss,
+        default.optim,
+        default.degradation,
+    )
+    assert replace(shipped.model, base="", licence="") == default.model
+
+
+def test_text_survives_the_round_trip(written):
+    config = TrainConfig()
+    config.model.prompt = 'a "quoted" \\ word,\nänd a second line'
+    assert read_config(TrainConfig, written(to_toml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[run]\nstepz = 3", ["run.stepz", "steps", "batch_size"]),
+        ("[runs]\nsteps = 3", ["runs", "model", "degradation"]),
+        ("[degradation.first]\nblur = 1.0", ["degradation.first.blur", "blur_prob"]),
+        ('[run]\nsteps = "3"', ["run.steps", "int", "'3'"]),
+        ("[run]\nsteps = true", ["run.steps", "int", "True"]),
+        ("[run]\nsteps = 0", ["run.steps", "at least 1"]),
+        ("[model]\ntrain_conv_in = 1", ["model.train_conv_in", "bool"]),
+        ('[loss]\nperceptual = "vgg"', ["loss.perceptual", "lpips", "gradient", "none", "vgg"]),
+        ("[loss]\nvsd_first_step = 990", ["vsd_first_step", "990", "980"]),
+        ("[data]\nsources = 3", ["data.sources", "list"]),
+        ("[degradation]\nkernel_size = [7]", ["degradation.kernel_size", "2 values", "1"]),
+        ("run = 3", ["`run`", "section"]),
+        ("[run\nsteps = 3", ["not valid TOML"]),
+    ],
+)
+def test_mistakes_are_named_in_a_sentence(written, text, words):
+    with pytest.raises(OSEDiffError) as error:
+        read_config(TrainConfig, written(text))
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_whole_numbers_serve_as_fractions(written):
+    assert read_config(TrainConfig, written("[loss]\nguidance = 2")).loss.guidance == 2.0
+
+
+def test_a_missing_file_is_a_sentence(tmp_path, capsys):
+    assert main([str(tmp_path / "none.toml")]) == 2
+    said = capsys.readouterr().err
+    assert "none.toml" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--run.steps", "3"], "configuration file comes first"),
+        (["FILE", "--run.stepz", "3"], "--run.stepz"),
+        (["FILE", "--run.steps", "x"], "--run.steps"),
+    ],
+)
+def test_command_line_mistakes_end_with_status_2(written, capsys, arguments, said):
+    path = str(written(""))
+    try:
+        status = main([path if a == "FILE" else a for a in arguments])
+    except SystemExit as stop:  # tyro leaves so
+        status = stop.code
+    assert status == 2
+    assert said in "".join(capsys.readouterr())
+
+
+def test_command_line_overrides_the_file(written, monkeypatch):
+    seen = []
+    monkeypatch.setattr("train.loop.train", lambda config: seen.append(config) or Path("weights"))
+    path = written("[run]\nsteps = 7\nbatch_size = 3\n[data]\nsources = ['a']")
+    arguments = ["--run.batch_size", "5", "--model.train_conv_in", "False", "--data.sources", "b", "c"]
+    assert main([str(path), *arguments]) == 0
+    assert (seen[0].run.steps, seen[0].run.batch_size, seen[0].model.train_conv_in) == (7, 5, False)
+    assert seen[0].data.sources == ("b", "c")
