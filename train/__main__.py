@@ -18,6 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSEDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before the first step; later, the loop ends by itself
+        return 130
 
 
 def _run(arguments: list[str]) -> int:
