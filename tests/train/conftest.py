@@ -1,5 +1,6 @@
 """A random base of a few thousand weights, a few pictures, and a short run on both."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +22,18 @@ def micro():
     return MICRO
 
 
+@pytest.fixture(scope="session")
+def loaded():
+    """Return the plain base, read once; copy it before changing it."""
+    return OSEDiff.from_pretrained(MICRO / "tiny_sd", dtype="float32", device="cpu")
+
+
 @pytest.fixture
-def backbone():
+def backbone(loaded):
     """Return a maker of fresh networks; options of `Backbone` and settings of its `ModelConfig` go in."""
 
     def make(seed=0, with_critic=True, **settings):
-        model = OSEDiff.from_pretrained(MICRO / "tiny_sd", dtype="float32", device="cpu")
+        model = copy.deepcopy(loaded)
         return Backbone(model, ModelConfig(**settings), torch.Generator().manual_seed(seed), with_critic)
 
     return make

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from osediff_core import OSEDiff, OSEDiffError
+from osediff_core import OSEDiffError
 from osediff_core.checkpoint import read_checkpoint
 from train.config import TrainConfig
 from train.draws import draw
@@ -16,11 +16,6 @@ PROMPT = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(1))
 NEGATIVE = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(2))
 Z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
 T = torch.tensor([20, 900])
-
-
-@pytest.fixture
-def plain(micro):
-    return OSEDiff.from_pretrained(micro / "tiny_sd", dtype="float32", device="cpu")
 
 
 def randomize(parameters, seed=0):
@@ -41,12 +36,12 @@ def roles(networks):
 
 
 @torch.no_grad()
-def test_all_roles_start_as_the_base(backbone, plain):
+def test_all_roles_start_as_the_base(backbone, loaded):
     generator, critic, teacher = roles(backbone())
-    expected = plain.unet(Z, T, encoder_hidden_states=PROMPT.expand(2, -1, -1)).sample
+    expected = loaded.unet(Z, T, encoder_hidden_states=PROMPT.expand(2, -1, -1)).sample
     torch.testing.assert_close(teacher, expected)
     torch.testing.assert_close(critic, expected)
-    torch.testing.assert_close(generator, plain.predict_noise(Z, PROMPT))
+    torch.testing.assert_close(generator, loaded.predict_noise(Z, PROMPT))
 
 
 @pytest.mark.parametrize("role", ["generator", "critic"])
