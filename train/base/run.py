@@ -112,7 +112,7 @@ def train_vae(config: BaseConfig) -> None:
         x, _ = draw_batch(pool.pictures, pool.weights, vae_config.batch, cut, generator)
         noise = torch.randn(vae_config.batch, vae_config.latent_channels, side, side, generator=generator)
         with autocast(config):
-            return vae_loss(vae, (2 * x - 1).to(memory_format=torch.channels_last), noise, vae_config)[0]
+            return vae_loss(vae, (2 * x - 1).to(memory_format=torch.channels_last), noise, vae_config)
 
     groups = [{"params": list(vae.parameters()), "lr": vae_config.lr}]
     fit(vae, loss_of, groups, vae_config.steps, partial(log_progress, "vae", vae_config.steps))

@@ -64,8 +64,8 @@ def start_as_identity(model: nn.Module, anchor: float = 0.3) -> None:
 
     The last convolution of every residual branch is zero. A group norm divides by the deviation of what it
     sees, so a flat or dark picture is blown up and its level is lost: constants of deviation `anchor` in the
-    biases of the stream let the norms keep it. Three minutes of training reach 19 dB so, 15 dB from the
-    library's initial weights.
+    biases of the stream let the norms keep it. The first 180 steps reached 18 to 19 dB from starts like
+    this one, and 15 dB from the library's own.
     """
     for name, module in model.named_modules():
         if not isinstance(module, nn.Conv2d):
@@ -84,17 +84,16 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
-def vae_loss(vae: AutoencoderKL, x: Tensor, noise: Tensor, config: VaeConfig) -> tuple[Tensor, Tensor]:
-    """Loss of x (B, 3, H, W) in [-1, 1] with posterior noise (B, C, h, w); also the squared error."""
+def vae_loss(vae: AutoencoderKL, x: Tensor, noise: Tensor, config: VaeConfig) -> Tensor:
+    """Loss of x (B, 3, H, W) in [-1, 1] with posterior noise (B, C, h, w)."""
     posterior = vae.encode(x).latent_dist
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     y = vae.decode(mean + torch.exp(0.5 * logvar) * noise).sample.float()  # (B, 3, H, W)
     edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(y), gradients(x), strict=True))
     pooled = F.l1_loss(F.avg_pool2d(y, 16), F.avg_pool2d(x, 16))
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    mse = F.mse_loss(y, x)
-    loss = F.l1_loss(y, x) + mse + 0.5 * edges + config.pooled_weight * pooled + config.kl_weight * kl
-    return loss, mse.detach()
+    error = F.l1_loss(y, x) + F.mse_loss(y, x)
+    return error + 0.5 * edges + config.pooled_weight * pooled + config.kl_weight * kl
 
 
 @torch.no_grad()
