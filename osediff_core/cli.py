@@ -1,262 +1,36 @@
-"""The command line: `osediff IN OUT` restores a picture, or every picture of a folder.
+"""The command line: `osediff IN OUT` restores pictures, and `osediff COMMAND ...` does the rest.
 
-Nothing heavy is imported before it is needed, so that help and mistakes are answered at once. What is said
-goes to stderr.
+A command is imported when it is called, so that help and mistakes are answered at once.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
-import math
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import NamedTuple
 
-from .errors import OSEDiffError
-from .jobs import Job, Plan, make_plan
 
-if TYPE_CHECKING:
-    from .model import OSEDiff
-    from .restore import Progress
+class Command(NamedTuple):
+    """A module of osediff_core.commands with `main(argv) -> int`, and what help says of it."""
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-FORMATS = ("png", "jpg", "webp", "tif", "bmp")
-COLORS = ("adain", "wavelet", "none")
-DTYPES = ("auto", "float32", "float16", "bfloat16")
-EPILOG = """\
-A result that exists is replaced only with --overwrite: without it, a single picture is refused, and a folder
-run goes on where it stopped. EXIF is kept; the result is tagged sRGB.
+    module: str
+    what: str
 
-exit status: 0 all is done; 1 something failed (a folder is gone through to its end); 2 the command cannot be
-meant, and nothing was begun; 130 interrupted."""
+
+COMMANDS: Mapping[str, Command] = MappingProxyType({})
+"""By the name that a user types. A picture of such a name is reached as ./NAME."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Restore what `argv` (default: the program's arguments) names, and return the exit status.
+    """Do what `argv` (default: the program's arguments) says, and return the exit status.
 
-    A mistake is answered in one sentence on stderr, without a traceback. Raises SystemExit for what argparse
-    answers itself: help, version, unknown options.
+    Raises SystemExit for what argparse answers itself: help, version, unknown options.
     """
-    args = _restore_parser().parse_args(argv)
-    try:
-        with _messages(args.quiet):
-            return _restore(args)
-    except KeyboardInterrupt:
-        _say("interrupted before any picture was begun")
-        return INTERRUPTED
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return import_module(f"{__package__}.commands.{COMMANDS[argv[0]].module}").main(argv[1:])
+    from .commands import restore
 
-
-def _restore_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="osediff",
-        description="Restore and enlarge photographs with OSEDiff, in one step of diffusion.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # so that later options cannot change what a script means
-    )
-    add = parser.add_argument
-    add("source", metavar="IN", help="a picture (PNG, JPEG, WebP, TIFF, BMP), or a folder of them")
-    add("target", metavar="OUT", help="the file to write, or a folder; folders are made if need be")
-    add("--overwrite", action="store_true", help="replace results that exist")
-    add("--recursive", action="store_true", help="look into the folders inside IN as well")
-    add("--quiet", action="store_true", help="say nothing but errors")
-    add("--version", action="version", version=f"osediff {_version()}")
-    _add_picture_options(parser)
-    _add_model_options(parser)
-    return parser
-
-
-def _add_picture_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("picture").add_argument
-    add("--scale", type=_scale, default=4.0, metavar="N", help="how much larger, at least 1 (default 4)")
-    add("--prompt", default="", metavar="TEXT", help="what the picture shows (default nothing)")
-    add("--color", choices=COLORS, default="adain", help="how colours follow the input (default adain)")
-    add("--tile", type=_tile, default="auto", metavar="N", help="auto, off, or a side in latent pixels")
-    add("--overlap", type=_whole(0), default=32, metavar="N", help="of tiles, in latent pixels (default 32)")
-    add("--format", choices=FORMATS, help="of results in a folder (default png)")
-    add("--quality", type=_whole(1, 100), metavar="N", help="of JPEG (default 95), WebP (default lossless)")
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "model", "without --base and --weights it is the bundled demo, a small one"
-    )
-    add = group.add_argument
-    add("--base", metavar="FOLDER", help="Stable Diffusion 2.1-base in the diffusers layout")
-    add("--weights", metavar="FILE", help="the OSEDiff checkpoint for that base (.safetensors or .pkl)")
-    add(
-        "--strength", type=_number, default=1.0, metavar="N", help="of the checkpoint (default 1, as trained)"
-    )
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default auto)")
-    add("--dtype", choices=DTYPES, default="auto", help="default auto: float16 on cuda, else float32")
-
-
-def _restore(args: argparse.Namespace) -> int:
-    """Plan, load the model, restore one picture after the other, and say how it went."""
-    try:
-        suffix = f".{args.format}" if args.format else None
-        plan = make_plan(args.source, args.target, suffix, overwrite=args.overwrite, recursive=args.recursive)
-    except OSEDiffError as error:
-        _say(f"error: {error}")
-        return USAGE
-    if not plan.jobs:
-        _note(f"nothing to do: all {plan.already} are there already (--overwrite does them again)")
-        return DONE
-    try:
-        model = _load(args)
-    except (OSEDiffError, MemoryError) as error:
-        _say(f"error: {str(error) or 'there is not enough memory for this model'}")
-        return FAILED
-    return _go_through(model, plan, args)
-
-
-def _load(args: argparse.Namespace) -> OSEDiff:
-    """Load the model, and say so where it is not the one that a user may expect."""
-    from .model import OSEDiff
-    from .restore import tile_side
-    from .tiling import grid
-
-    grid(1, 1, tile_side(args.tile), args.overlap)  # refuses impossible tiles before the model is loaded
-    if args.base is None and args.weights is None:
-        _note("no --base and --weights: using the bundled demo, a small model (README.md: the real weights)")
-    elif args.weights is None:
-        _note("no --weights: this is the plain base, which was never trained to restore")
-    return OSEDiff.from_pretrained(
-        args.base, args.weights, strength=args.strength, dtype=args.dtype, device=args.device
-    )
-
-
-def _go_through(model: OSEDiff, plan: Plan, args: argparse.Namespace) -> int:
-    """Restore all of a plan's pictures; say what was done and, at the end, what failed."""
-    from .batch import Settings, restore_files
-
-    settings = Settings(args.scale, args.prompt, args.color, args.tile, args.overlap, args.quality)
-    results: list[tuple[Job, str | None]] = []
-    try:
-        with _bars(len(plan.jobs), args.quiet) as (begin, end):
-            for result in restore_files(model, plan.jobs, settings, begin):
-                results.append(result)
-                end(f"{len(results)}/{len(plan.jobs)} {result[0].source}")
-    except KeyboardInterrupt:
-        _say(f"interrupted; {sum(reason is None for _, reason in results)} of {len(plan.jobs)} done")
-        return INTERRUPTED
-    failures = [reason for _, reason in results if reason is not None]
-    for job, reason in results:
-        if reason is not None:
-            _say(f"error: {reason}" if str(job.source) in reason else f"error: {job.source}: {reason}")
-    if len(plan.jobs) > len(failures) or len(plan.jobs) > 1:
-        _note(_summary(plan, len(failures)))
-    return FAILED if failures else DONE
-
-
-def _summary(plan: Plan, failed: int) -> str:
-    if len(plan.jobs) == 1 and not plan.already:
-        return f"wrote {plan.jobs[0].target}"
-    already = f", {plan.already} there already" if plan.already else ""
-    return f"{len(plan.jobs) - failed} restored{already}, {failed} failed"
-
-
-@contextmanager
-def _bars(count: int, quiet: bool) -> Iterator[tuple[Callable[[Job], Progress], Callable[[str], None]]]:
-    """Show one bar over pictures and one over the parts of each; on no terminal, a line for each picture."""
-    from tqdm import tqdm
-
-    off = True if quiet else None  # None: off where stderr is no terminal
-    pictures = tqdm(total=count, unit="picture", leave=False, disable=True if count == 1 else off)
-    parts = tqdm(unit="part", leave=False, disable=off)
-
-    def begin(job: Job) -> Progress:
-        parts.reset()
-        parts.set_description(job.source.name)
-        return advance
-
-    def advance(done: int, total: int) -> None:
-        parts.total = total
-        parts.update(done - parts.n)
-
-    def end(line: str) -> None:
-        pictures.update()
-        if parts.disable and count > 1:
-            _note(line)
-
-    with pictures, parts:
-        yield begin, end
-
-
-class _Stderr(logging.Handler):
-    """What the core says while it works, between the progress bars."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(f"osediff: {record.getMessage()}", file=sys.stderr)
-
-
-@contextmanager
-def _messages(quiet: bool) -> Iterator[None]:
-    """Show the core's own notes, and keep the libraries' chatter off the screen."""
-    logger, handler = logging.getLogger(__package__), _Stderr()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.ERROR if quiet else logging.INFO)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-def _note(text: str) -> None:
-    logging.getLogger(__name__).info(text)
-
-
-def _say(text: str) -> None:
-    logging.getLogger(__name__).error(text)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("osediff")
-    except PackageNotFoundError:
-        return "from a folder that is not installed"
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
-    return value
-
-
-def _scale(text: str) -> float:
-    value = _number(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"a picture can be kept (1) or made larger, got {text}")
-    return value
-
-
-def _whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-    """A type for argparse: a whole number in a range."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if value < lowest or (highest is not None and value > highest):
-            wanted = f"at least {lowest}" if highest is None else f"from {lowest} to {highest}"
-            raise argparse.ArgumentTypeError(f"it is a whole number {wanted}, got {text}")
-        return value
-
-    return number
-
-
-def _tile(text: str) -> str | int:
-    try:
-        return text if text in ("auto", "off") else _whole(1)(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"it is auto, off, or a whole number, got {text}") from None
+    return restore.main(argv, {name: command.what for name, command in COMMANDS.items()})

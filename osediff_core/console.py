@@ -1,0 +1,101 @@
+"""What the commands share: how they speak, and how a mistake becomes a sentence and an exit status.
+
+What is said goes to stderr, through logging, so that it fits between progress bars; what a user asked to see,
+and may pipe, goes to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from .errors import OSEDiffError
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def command_parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of `osediff NAME`, with --quiet."""
+    parser = argparse.ArgumentParser(
+        prog=f"osediff {name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # so that later options cannot change what a script means
+    )
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    return parser
+
+
+def answer(work: Callable[[], int], quiet: bool = False) -> int:
+    """Do the work of a command and return its status; what a person can mend becomes one sentence."""
+    with messages(quiet):
+        try:
+            return work()
+        except OSEDiffError as error:
+            say(f"error: {error}")
+        except MemoryError as error:
+            say(f"error: {str(error) or 'there is not enough memory for this'}")
+        except KeyboardInterrupt:
+            say("interrupted")
+            return INTERRUPTED
+        except BrokenPipeError:  # who reads our output, as `head` does, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return DONE
+    return FAILED
+
+
+@contextmanager
+def messages(quiet: bool) -> Iterator[None]:
+    """Show the core's own notes, and keep the libraries' chatter off the screen."""
+    logger, handler = logging.getLogger(__package__), _Stderr()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Stderr(logging.Handler):
+    """What the core says while it works, between the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(f"osediff: {record.getMessage()}", file=sys.stderr)
+
+
+def show(text: str) -> None:
+    """Write what the user asked to see to stdout, as a line or more."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Tell how the work goes; --quiet leaves it out."""
+    logging.getLogger(__name__).info(text)
+
+
+def say(text: str) -> None:
+    """Tell what must be heard, --quiet or not."""
+    logging.getLogger(__name__).error(text)
+
+
+def version() -> str:
+    """Return the installed version, in words where there is none."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("osediff")
+    except metadata.PackageNotFoundError:
+        return "from a folder that is not installed"
