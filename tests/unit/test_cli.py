@@ -38,7 +38,7 @@ def test_help_lists_the_commands(echo, capsys):
 def test_what_is_no_command_is_a_picture(echo, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["./echo", "out.png"]) == 2
-    assert "no file or folder echo" in capsys.readouterr().err
+    assert "no file or folder ./echo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
