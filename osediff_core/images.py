@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -34,12 +36,14 @@ class Picture:
     """One picture as the model takes it, and what its file said about it.
 
     rgb: uint8 (1, 3, H, W) in sRGB, upright. alpha: uint8 (1, 1, H, W), or None. exif: the part of the EXIF
-    block that is still true of a restored picture, or None.
+    block that is still true of a restored picture, or None. mode: how the file held its colours, in Pillow's
+    words ("L" is grey).
     """
 
     rgb: Tensor
     alpha: Tensor | None = None
     exif: bytes | None = None
+    mode: str = "RGB"
 
 
 def read_image(path: str | Path) -> Picture:
@@ -49,22 +53,29 @@ def read_image(path: str | Path) -> Picture:
     Raises OSEDiffError, naming the file, for what is missing, empty, damaged, too large or no picture.
     """
     path = Path(path)
-    image, exif = _open_image(path)
+    return _to_picture(*_open_image(lambda: path.open("rb"), path), path.name)
+
+
+def decode_image(content: bytes, name: str) -> Picture:
+    """Read a picture file that is in memory, as `read_image` does; `name` is what errors call it."""
+    path = Path(name)
+    return _to_picture(*_open_image(lambda: io.BytesIO(content), path), path.name)
+
+
+def _to_picture(image: Image.Image, exif: bytes | None, name: str) -> Picture:
     colour, alpha = split_alpha(image)
-    rgb = to_srgb(to_8bit(colour, path.name), image.info.get("icc_profile"), path.name)
-    return Picture(_to_tensor(rgb), None if alpha is None else _to_tensor(alpha), exif)
+    rgb = to_srgb(to_8bit(colour, name), image.info.get("icc_profile"), name)
+    return Picture(_to_tensor(rgb), None if alpha is None else _to_tensor(alpha), exif, image.mode)
 
 
-def _open_image(path: Path) -> tuple[Image.Image, bytes | None]:
+def _open_image(opened: Callable[[], BinaryIO], path: Path) -> tuple[Image.Image, bytes | None]:
     """Decode the first frame, turn it upright, and keep its EXIF; every failure becomes one sentence."""
     try:
-        if path.stat().st_size == 0:
-            raise OSEDiffError(f"{path} is empty (0 bytes); copy it again from where it came")
         # As an open file, not as a path: Pillow maps paths into memory, and then forgets to turn grey TIFFs.
-        with path.open("rb") as file, Image.open(file, formats=READABLE) as image:
-            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            image.load()
-            exif, turned = keep_exif(image, path.name), upright(image, path.name)
+        with opened() as file:
+            if file.seek(0, io.SEEK_END) == 0:
+                raise OSEDiffError(f"{path} is empty (0 bytes); copy it again from where it came")
+            return _decode(file, path)
     except UnidentifiedImageError as error:
         raise OSEDiffError(
             f"{path} is not a picture that can be read: it must be PNG, JPEG, WebP, TIFF, BMP or GIF, with "
@@ -80,6 +91,14 @@ def _open_image(path: Path) -> tuple[Image.Image, bytes | None]:
         raise OSEDiffError(f"{path} {reason}") from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise OSEDiffError(f"{path} is damaged or cut off ({error})") from error
+
+
+def _decode(file: BinaryIO, path: Path) -> tuple[Image.Image, bytes | None]:
+    file.seek(0)
+    with Image.open(file, formats=READABLE) as image:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        image.load()
+        exif, turned = keep_exif(image, path.name), upright(image, path.name)
     if frames > 1:
         log.warning("%s has %d frames or pages; only the first is restored", path.name, frames)
     return turned, exif
