@@ -22,6 +22,7 @@ NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | {"torchvision", "timm"}
 HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision", "lpips"}
 LAYERS = [
     {"errors"},
+    {"sd21"},
     {"diffusion", "lora", "color", "tiling", "resize", "exif", "pixels", "files"},
     {"checkpoint", "base", "images", "jobs"},
     {"model"},
