@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .errors import OSEDiffError
 from .lora import A, B, unet_group
+from .pickles import load_pickle
 
 FORMAT, FORMAT_VERSION = "osediff", 1
 PUBLISHED_ALPHA = 8.0  # peft's default, which the published code leaves unsaid and does not store
@@ -63,7 +64,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.suffix == ".safetensors":
         checkpoint = _from_ours(*_load_safetensors(path), path)
     elif path.suffix in PUBLISHED_SUFFIXES:
-        checkpoint = _from_published(_load_pickle(path), path)
+        checkpoint = _from_published(load_pickle(path), path)
     else:
         raise OSEDiffError(f"an OSEDiff checkpoint is a .safetensors or .pkl file, got {path.name}")
     _check_complete(checkpoint, path)
@@ -72,10 +73,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write our layout, beside and then renamed, so that `path` is never half a file."""
-    from safetensors.torch import save_file
-
     parts = {"unet": checkpoint.unet, "vae": checkpoint.vae}
-    tensors = {f"{part}.{k}": _plain(v) for part, items in parts.items() for k, v in items.items()}
+    tensors = {f"{part}.{k}": v for part, items in parts.items() for k, v in items.items()}
     metadata = {
         **{k: str(v) for k, v in checkpoint.metadata.items()},
         "format": FORMAT,
@@ -85,7 +84,15 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "rank_vae": str(checkpoint.rank_vae),
         "alpha_vae": str(checkpoint.alpha_vae),
     }
-    _write_beside(Path(path), lambda beside: save_file(tensors, beside, metadata))
+    save_tensors(path, tensors, metadata)
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a .safetensors file, beside and then renamed; OSEDiffError where that cannot be done."""
+    from safetensors.torch import save_file
+
+    plain = {key: _plain(tensor) for key, tensor in tensors.items()}
+    _write_beside(Path(path), lambda beside: save_file(plain, beside, dict(metadata)))
 
 
 def write_published(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -147,25 +154,6 @@ def _from_ours(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Pa
         )
     except (KeyError, ValueError) as error:
         raise OSEDiffError(f"{path} lacks a readable rank or alpha in its metadata ({error})") from error
-
-
-def _load_pickle(path: Path) -> object:
-    """Load tensors and plain values from a torch file; anything that would run code is refused."""
-    from pickle import UnpicklingError
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        if re.search("unsupported (global|class)", str(error), re.IGNORECASE):
-            raise OSEDiffError(
-                f"{path} carries code besides tensors, which was not executed: get the checkpoint from a "
-                "source that you trust"
-            ) from error
-        raise OSEDiffError(
-            f"{path} is damaged or no checkpoint (code in it, if any, was not executed): get the file again"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise OSEDiffError(f"{path} is damaged or no checkpoint: get the file again") from error
 
 
 def _from_published(content: object, path: Path) -> Checkpoint:

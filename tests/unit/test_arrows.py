@@ -23,7 +23,7 @@ HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision
 LAYERS = [
     {"errors"},
     {"sd21"},
-    {"diffusion", "lora", "color", "tiling", "resize", "exif", "pixels", "files"},
+    {"diffusion", "lora", "color", "tiling", "resize", "exif", "pixels", "files", "pickles"},
     {"checkpoint", "base", "images", "jobs"},
     {"model"},
     {"restore"},
