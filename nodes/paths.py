@@ -7,8 +7,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ..osediff_core.base import DEMO_BASE, DEMO_WEIGHTS, FOLDERS
+from ..osediff_core.base import DEMO_BASE, DEMO_WEIGHTS
 from ..osediff_core.errors import OSEDiffError
+from ..osediff_core.folder import FOLDERS
 
 WEIGHTS_FOLDER = "osediff"
 WEIGHTS_SUFFIXES = {".safetensors", ".pkl"}

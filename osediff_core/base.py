@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .diffusion import alphas_cumprod
 from .errors import OSEDiffError
+from .folder import check_layout, folder_parts, load_tokenizer, scheduler_config
+from .hubcache import is_hub_id, snapshot
+from .network import Change, Part, empty_network, fill
+from .single_file import SD21, Architecture, single_file_parts
+from .vocabulary import sd2_tokenizer
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 DEMO_BASE = Path(__file__).parent / "demo" / "base"
 DEMO_WEIGHTS = Path(__file__).parent / "demo" / "osediff_demo.safetensors"
-FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt", ".sft")
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -43,31 +45,64 @@ class Base:
     alphas_cumprod: Tensor
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A base before anything of it is loaded but the tokenizer."""
+
+    parts: dict[str, Part]
+    tokenizer: CLIPTokenizer
+    alphas_cumprod: Tensor
+
+
 def load_base(
     path: str | Path,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    edit: Callable[[str, nn.Module], None] | None = None,
+    edit: Callable[[str, nn.Module], Change | None] | None = None,
+    *,
+    vocabulary: str | Path | None = None,
+    architecture: Architecture = SD21,
 ) -> Base:
-    """Load a base from a folder in the diffusers layout.
+    """Load a base: a folder in the diffusers layout, a single file, or the id of a model in the hub's cache.
 
-    edit(name, module) may change "unet" and "vae" while they still have the precision of the file, before
-    they are rounded to `dtype` and moved to `device`, so that folded weights are rounded once. Raises
-    OSEDiffError if the folder is incomplete or damaged, or if the base predicts something else than noise.
+    edit(name, network) is called for "unet" and "vae" while they have no weights yet; what it returns may
+    change each tensor, by its name, before it is rounded to `dtype` and moved to `device`, so that folded
+    weights are rounded once. vocabulary: a folder with CLIP's vocab.json and merges.txt, for a single file,
+    which has none; architecture: its configs. Raises OSEDiffError, before any weight is read, if the base is
+    not there, incomplete, damaged, another kind of model, or predicts something else than noise.
     """
-    path = Path(path)
-    _check_folder(path)
-    schedule = alphas_cumprod(_scheduler_config(path))  # (T,)
-    tokenizer = _load_tokenizer(path)
-    parts = {}
-    for name in ("unet", "vae", "text_encoder"):
-        module = _load_part(path, name)
-        if edit is not None and name != "text_encoder":
-            edit(name, module)
-        parts[name] = convert(module, dtype, device).eval().requires_grad_(False)
-    base = Base(**parts, tokenizer=tokenizer, alphas_cumprod=schedule)
-    _check_parts(base, path)
-    return base
+    source = _open(path, vocabulary, architecture)
+    networks = {name: empty_network(part) for name, part in source.parts.items()}
+    changes = {name: edit(name, networks[name]) for name in ("unet", "vae")} if edit is not None else {}
+    for name, part in source.parts.items():
+        fill(networks[name], part, changes.get(name), lambda _: dtype, device)
+    return Base(**networks, tokenizer=source.tokenizer, alphas_cumprod=source.alphas_cumprod)
+
+
+def _open(path: str | Path, vocabulary: str | Path | None, architecture: Architecture) -> _Source:
+    """Find the parts of a base, and check what can be checked without reading them."""
+    place = _locate(path)
+    if place.is_dir():
+        check_layout(place)
+        schedule = alphas_cumprod(scheduler_config(place))  # (T,)
+        return _Source(folder_parts(place), load_tokenizer(place), schedule)
+    parts = single_file_parts(place, architecture)
+    return _Source(parts, sd2_tokenizer(vocabulary), alphas_cumprod(architecture.scheduler))
+
+
+def _locate(path: str | Path) -> Path:
+    """Return the file or folder of a base, which may be given as a hub id."""
+    place = Path(path)
+    if place.exists():
+        return place
+    name = place.as_posix()
+    found = snapshot(name) if is_hub_id(name) else None
+    if found is not None:
+        return found
+    raise OSEDiffError(
+        f"there is no base at {path}, nor a model of that name in the hub's cache: give a folder in the "
+        "diffusers layout, a .safetensors or .ckpt file, or get one by `osediff fetch base`"
+    )
 
 
 def convert(module: nn.Module, dtype: torch.dtype, device: torch.device | str | None = None) -> nn.Module:
@@ -101,142 +136,3 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if resolved not in DTYPES.values():
         raise OSEDiffError(f"the dtype is auto, float32, float16 or bfloat16, got {dtype!r}")
     return resolved
-
-
-def _check_folder(path: Path) -> None:
-    if not path.exists():
-        raise OSEDiffError(f"there is no base at {path}: give the folder of a model in the diffusers layout")
-    if not path.is_dir():
-        raise OSEDiffError(f"the base {path} is a file: give the folder of a model in the diffusers layout")
-    missing = [name for name in FOLDERS if not (path / name).is_dir()]
-    if missing:
-        raise OSEDiffError(
-            f"{path} is no base in the diffusers layout: it lacks the folders {', '.join(missing)}"
-        )
-
-
-def _scheduler_config(path: Path) -> dict[str, Any]:
-    """Read the scheduler's config and refuse a base that does not predict noise."""
-    file = path / "scheduler" / "scheduler_config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OSEDiffError(f"{file} is missing or damaged ({error}): get the base again") from error
-    kind = config.get("prediction_type", "epsilon")
-    if kind != "epsilon":
-        raise OSEDiffError(
-            f"the base {path} has prediction_type {kind!r}, but OSEDiff needs one that predicts noise "
-            "(epsilon): the usual cause is Stable Diffusion 2.1 for 768 px, which predicts velocity "
-            "(v-prediction); use 2.1-base, for 512 px"
-        )
-    return config
-
-
-def _load_part(path: Path, name: str) -> nn.Module:
-    """Load one network as the file has it; OSEDiffError if a library is missing or the file does not fit."""
-    from safetensors import SafetensorError
-
-    network = _network_class(name)
-    try:
-        model, info = _from_pretrained(network, path / name)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise OSEDiffError(
-            f"{path / name} is missing, damaged or of another kind: {_lines(error)[0]}"
-        ) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise OSEDiffError(
-            f"{path / name} lacks {len(missing)} tensors, the first of them {missing[0]}: get the base again"
-        )
-    return model
-
-
-def _network_class(name: str) -> type:
-    """Import the class of one network, as late as this because its library is slow to import."""
-    try:
-        if name == "text_encoder":
-            from transformers import CLIPTextModel
-
-            return CLIPTextModel
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-
-        return UNet2DConditionModel if name == "unet" else AutoencoderKL
-    except (ImportError, RuntimeError) as error:  # diffusers wraps the first in the second
-        raise OSEDiffError(
-            f"diffusers or transformers cannot be imported ({_lines(error)[-1]}): install the requirements"
-        ) from error
-
-
-def _from_pretrained(network: type, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Load one network without a network connection and without its library's progress bars."""
-    options: dict[str, Any] = {
-        "local_files_only": True,
-        "output_loading_info": True,
-        "variant": _variant(folder),
-    }
-    if folder.name != "text_encoder":
-        options["torch_dtype"] = _stored_dtype(folder)
-        options["low_cpu_mem_usage"] = find_spec("accelerate") is not None
-    with _no_progress_bar():
-        return network.from_pretrained(folder, **options)
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers' own progress bar off the screen, and leave its setting as it was."""
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
-
-
-def _variant(folder: Path) -> str | None:
-    """Return "fp16" where only such weights are there."""
-    files = [file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")]
-    return "fp16" if files and all(".fp16" in name for name in files) else None
-
-
-def _stored_dtype(folder: Path) -> torch.dtype:
-    """Return the floating type of the stored weights, to load them neither wider nor narrower."""
-    from safetensors import safe_open
-
-    for file in sorted(folder.glob("diffusion_pytorch_model*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118
-                return {"F16": torch.float16, "BF16": torch.bfloat16}.get(
-                    tensors.get_slice(key).get_dtype(), torch.float32
-                )
-    return torch.float32
-
-
-def _load_tokenizer(path: Path) -> CLIPTokenizer:
-    from transformers import CLIPTokenizer
-
-    try:
-        return CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
-    except Exception as error:  # a damaged vocabulary is a bare Exception of the tokenizers library
-        raise OSEDiffError(f"{path / 'tokenizer'} is missing or damaged: {_lines(error)[0]}") from error
-
-
-def _check_parts(base: Base, path: Path) -> None:
-    """Refuse parts that do not belong together: an inpainting UNet, or another model's text encoder."""
-    unet, vae, text = base.unet.config, base.vae.config, base.text_encoder.config
-    if unet.in_channels != vae.latent_channels:
-        raise OSEDiffError(
-            f"the UNet of {path} takes {unet.in_channels} channels where its VAE has {vae.latent_channels}: "
-            "use a text-to-image base, not an inpainting or depth one"
-        )
-    if unet.cross_attention_dim != text.hidden_size:
-        raise OSEDiffError(
-            f"the UNet of {path} attends to text of width {unet.cross_attention_dim}, but its text encoder "
-            f"gives {text.hidden_size}: use a base of the Stable Diffusion 1 or 2 family"
-        )
-
-
-def _lines(error: Exception) -> list[str]:
-    return str(error).strip().splitlines() or [type(error).__name__]

@@ -87,16 +87,29 @@ def fold(
     """
     check_fit(module, tensors)
     for name, parameter in module.named_parameters():
-        layer = name.removesuffix(".weight")
-        if name not in tensors and layer + A not in tensors:
-            continue
-        folded = parameter.float()
-        if name in tensors:
-            folded = torch.lerp(folded, tensors[name].to(folded), strength)
-        if layer + A in tensors:
-            delta = lora_delta(tensors[layer + A], tensors[layer + B], scale, parameter.shape)
-            folded = folded + strength * delta.to(folded.device)
-        parameter.data = folded.to(dtype or parameter.dtype)
+        wanted = folded(name, parameter, tensors, scale, strength)
+        if wanted is not parameter:
+            parameter.data = wanted.to(dtype or parameter.dtype)
+
+
+def folded(
+    name: str, weight: Tensor, tensors: Mapping[str, Tensor], scale: float, strength: float = 1.0
+) -> Tensor:
+    """Return the parameter `name` with what `tensors` has for it, in float32, or `weight` itself.
+
+    scale and strength as in `fold`.
+    """
+    layer = name.removesuffix(".weight")
+    trained, adapted = name in tensors, layer + A in tensors and layer != name
+    if not trained and not adapted:
+        return weight
+    out = weight.float()
+    if trained:
+        out = torch.lerp(out, tensors[name].to(out), strength)
+    if adapted:
+        delta = lora_delta(tensors[layer + A], tensors[layer + B], scale, weight.shape)
+        out = out + strength * delta.to(out.device)
+    return out
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -14,7 +14,8 @@ from . import diffusion
 from .base import DEMO_BASE, DEMO_WEIGHTS, load_base, resolve_device, resolve_dtype
 from .checkpoint import Checkpoint, read_checkpoint
 from .errors import OSEDiffError
-from .lora import fold
+from .lora import check_fit, folded
+from .network import Change
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -58,11 +59,14 @@ class OSEDiff(nn.Module):
         strength: float = 1.0,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
+        vocabulary: str | Path | None = None,
     ) -> OSEDiff:
-        """Load a base folder and an OSEDiff checkpoint on it, folded in float32 and rounded once to `dtype`.
+        """Load a base and an OSEDiff checkpoint on it, folded in float32 and rounded once to `dtype`.
 
+        base: a folder in the diffusers layout, a single file, or the id of a model in the hub's cache.
         Neither: the bundled demo. `base` alone: the plain base, without restoration weights. strength: of the
-        trained weights, 0 is the base and 1 the checkpoint. Raises OSEDiffError for what cannot be loaded.
+        trained weights, 0 is the base and 1 the checkpoint. vocabulary: a folder with CLIP's vocabulary, for
+        a single file, which has none. Raises OSEDiffError for what cannot be loaded.
         """
         base, weights = _sources(base, weights)
         if not math.isfinite(strength):
@@ -73,11 +77,10 @@ class OSEDiff(nn.Module):
         dtype = resolve_dtype(dtype, device)
         checkpoint = None if weights is None else read_checkpoint(weights)
 
-        def edit(name: str, module: nn.Module) -> None:
-            if checkpoint is not None:
-                _fold_part(name, module, checkpoint, strength, dtype)
+        def edit(name: str, network: nn.Module) -> Change | None:
+            return None if checkpoint is None else _folding(name, network, checkpoint, strength)
 
-        parts = load_base(base, dtype, device, edit)
+        parts = load_base(base, dtype, device, edit, vocabulary=vocabulary)
         model = cls(parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.alphas_cumprod)
         return model.eval().requires_grad_(False)
 
@@ -159,15 +162,13 @@ def _dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
 
 
-def _sources(base: str | Path | None, weights: str | Path | None) -> tuple[Path, Path | None]:
+def _sources(base: str | Path | None, weights: str | Path | None) -> tuple[str | Path, Path | None]:
     """Return the base and the checkpoint to load; neither given means the bundled demo."""
     if base is not None:
-        return Path(base), None if weights is None else Path(weights)
+        return base, None if weights is None else Path(weights)
     if weights is not None:
         trained_on = read_checkpoint(weights).metadata.get("base", "Stable Diffusion 2.1-base")
-        raise OSEDiffError(
-            f"{weights} needs the base that it was trained on ({trained_on}): give its folder as base"
-        )
+        raise OSEDiffError(f"{weights} needs the base that it was trained on ({trained_on}): give it as base")
     if not DEMO_BASE.is_dir() or not DEMO_WEIGHTS.is_file():
         raise OSEDiffError(
             "this installation has no bundled demo model: give a base and weights, or install again"
@@ -175,10 +176,9 @@ def _sources(base: str | Path | None, weights: str | Path | None) -> tuple[Path,
     return DEMO_BASE, DEMO_WEIGHTS
 
 
-def _fold_part(
-    name: str, module: nn.Module, checkpoint: Checkpoint, strength: float, dtype: torch.dtype
-) -> None:
-    """Fold the checkpoint's LoRA for "unet" or "vae" into that module."""
+def _folding(name: str, network: nn.Module, checkpoint: Checkpoint, strength: float) -> Change:
+    """Return what folds the checkpoint's LoRA for "unet" or "vae" into a tensor of that network."""
     tensors = checkpoint.unet if name == "unet" else checkpoint.vae
     scale = checkpoint.scale_unet if name == "unet" else checkpoint.scale_vae
-    fold(module, tensors, scale, strength=strength, dtype=dtype)
+    check_fit(network, tensors)
+    return lambda key, weight: folded(key, weight, tensors, scale, strength)

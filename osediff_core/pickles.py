@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -24,7 +25,8 @@ def load_pickle(path: str | Path, *, mapped: bool = False) -> object:
     check_file(path)
     mapped = mapped and zipfile.is_zipfile(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with _harmless_classes():
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UnpicklingError as error:
         if re.search("unsupported (global|class)", str(error), re.IGNORECASE):
             raise OSEDiffError(
@@ -36,6 +38,15 @@ def load_pickle(path: str | Path, *, mapped: bool = False) -> object:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise OSEDiffError(f"{path} is damaged or no checkpoint: get the file again") from error
+
+
+def _harmless_classes() -> AbstractContextManager[object]:
+    """Allow the one class that old training checkpoints name, with an empty one of ours in its place."""
+    allow = getattr(torch.serialization, "safe_globals", None)  # torch 2.5 and later
+    if allow is None:
+        return nullcontext()
+    place = {"__module__": "pytorch_lightning.callbacks.model_checkpoint", "__qualname__": "ModelCheckpoint"}
+    return allow([type("ModelCheckpoint", (), place)])
 
 
 def check_file(path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Stable Diffusion 2.1-base in one file (.safetensors or .ckpt), as ComfyUI and others keep it.
+
+The file has weights under the names of the original training code and nothing else: the configs are those of
+`sd21`, the names are changed by diffusers' own conversion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import sd21
+from .errors import OSEDiffError
+from .network import Part, Rename
+from .recognise import SD2, TEXT_2, UNET, V_SIGN, V_SIGN_LIMIT, VAE, name_of
+from .tensorfile import TensorFile
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The configs of a model whose single files can be read."""
+
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text_encoder: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+
+
+SD21 = Architecture(sd21.UNET, sd21.VAE, sd21.TEXT_ENCODER, sd21.SCHEDULER)
+
+
+def single_file_parts(path: Path, architecture: Architecture = SD21) -> dict[str, Part]:
+    """Return the three networks of a single-file base.
+
+    Raises OSEDiffError for a file that is damaged or holds something else, which is named.
+    """
+    file = TensorFile(path)
+    _check_kind(file)
+    renames: dict[str, tuple[Mapping[str, Any], Rename]] = {
+        "unet": (architecture.unet, lambda tensors: _unet(tensors, architecture.unet)),
+        "vae": (architecture.vae, lambda tensors: _vae(tensors, architecture.vae)),
+        "text_encoder": (architecture.text_encoder, lambda t: _text_encoder(t, architecture.text_encoder)),
+    }
+    return {
+        name: Part(name, f"the {name} of {path}", config, [file], rename)
+        for name, (config, rename) in renames.items()
+    }
+
+
+def _check_kind(file: TensorFile) -> None:
+    name = name_of(file.shapes)
+    if name != SD2:
+        raise OSEDiffError(
+            f"{file.path} is {name}, but the base of OSEDiff is Stable Diffusion 2.1-base, for 512 px "
+            "(v2-1_512-ema-pruned)"
+        )
+    if _predicts_velocity(file):
+        raise OSEDiffError(
+            f"{file.path} is Stable Diffusion 2 for 768 px, which predicts velocity (v-prediction), but "
+            "OSEDiff needs one that predicts noise (epsilon): use 2.1-base, for 512 px (v2-1_512-ema-pruned)"
+        )
+
+
+def _predicts_velocity(file: TensorFile) -> bool:
+    """Tell by what the file says of itself, or else by the one small tensor whose spread differs."""
+    said = file.metadata.get("modelspec.prediction_type", "").lower()
+    if said:
+        return said.startswith("v")
+    if V_SIGN not in file.shapes:
+        return False
+    return file.tensors()[V_SIGN].float().std(unbiased=False).item() > V_SIGN_LIMIT
+
+
+def _unet(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    return convert_ldm_unet_checkpoint(_only(tensors, UNET), dict(config))
+
+
+def _vae(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    return convert_ldm_vae_checkpoint(_only(tensors, VAE), dict(config))
+
+
+def _text_encoder(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Leave out the last layer of OpenCLIP's text model, which Stable Diffusion 2 does not use."""
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        network = CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
+    return convert_open_clip_checkpoint(network, _only(tensors, TEXT_2), prefix=TEXT_2)
+
+
+def _only(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
