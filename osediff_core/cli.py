@@ -19,7 +19,12 @@ class Command(NamedTuple):
     what: str
 
 
-COMMANDS: Mapping[str, Command] = MappingProxyType({})
+COMMANDS: Mapping[str, Command] = MappingProxyType(
+    {
+        "convert-dape": Command("convert_dape", "make one small tagger file of RAM's weights and DAPE's"),
+        "fetch": Command("fetch", "get the published weights"),
+    }
+)
 """By the name that a user types. A picture of such a name is reached as ./NAME."""
 
 

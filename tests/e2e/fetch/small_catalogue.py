@@ -1,0 +1,40 @@
+"""`osediff` with a small catalogue for the real one, whose pinned files nobody could serve in a test."""
+
+from __future__ import annotations
+
+import sys
+from types import MappingProxyType
+
+from osediff_core import cli, sources
+from osediff_core.sources import OPENRAIL, Mirror, Source, SourceFile
+
+REVISION = "fedcba9876543210fedcba9876543210fedcba98"
+
+
+def catalogue(pinned: str) -> dict[str, Source]:
+    """A tree of four files in two mirrors, and one file in a folder of a space at a fixed revision."""
+    files = (
+        SourceFile("config.json"),
+        SourceFile("unet/config.json"),
+        SourceFile("unet/model.safetensors", sha256=pinned, seen="the test"),
+        SourceFile("vae/model.safetensors"),
+    )
+    mirrors = (Mirror("one/model"), Mirror("two/model"))
+    page = "https://example.org/model"
+    return {
+        "model": Source("a model", files, OPENRAIL, page, "12 MB", "diffusers", mirrors, tree="model"),
+        "list": Source(
+            "a list",
+            (SourceFile("list.txt"),),
+            OPENRAIL,
+            page,
+            "4 bytes",
+            "osediff",
+            (Mirror("some/space", "data/", REVISION, kind="space"),),
+        ),
+    }
+
+
+if __name__ == "__main__":
+    sources.SOURCES = MappingProxyType(catalogue(sys.argv[1]))
+    sys.exit(cli.main(sys.argv[2:]))
