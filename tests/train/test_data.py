@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,19 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from osediff_core.errors import OSEDiffError
-from train.data import DataConfig, PictureDataset, build_dataset, draw_crop, find_pictures, step_indices
-from train.degradation import DegradationConfig
+from train.data import (
+    REMARKS,
+    DataConfig,
+    PictureDataset,
+    build_dataset,
+    degrade_batch,
+    draw_crop,
+    find_pictures,
+    step_indices,
+)
+from train.data.crops import draw_pair
+from train.data.sources import BLOCK, Mix
+from train.degradation import DegradationConfig, sharpen
 
 DEGRADATION = DegradationConfig()
 
@@ -143,7 +156,7 @@ def test_broken_pictures_are_skipped_and_counted(folder, caplog):
     with caplog.at_level(logging.WARNING):
         for index in range(10):
             assert data[index]["hq"].shape == (3, 24, 24)
-    assert {path.name for path in data.unreadable} == {"0.png", "1.png", "2.png"}
+    assert {Path(name).name for name in data.sources[0].unreadable} == {"0.png", "1.png", "2.png"}
     warnings = [record.getMessage() for record in caplog.records if "Skipping" in record.getMessage()]
     assert len(warnings) == 3
     assert "3 so far" in warnings[-1]
@@ -175,27 +188,25 @@ def test_formats(tmp_path, suffix):
 
 
 def test_the_cache_saves_reading_and_keeps_to_its_budget(folder, monkeypatch):
-    import osediff_core.images as images
+    from train.data import sources
 
-    read = images.read_image
-    reads = []
-    monkeypatch.setattr(images, "read_image", lambda path: reads.append(path) or read(path))
+    load, reads = sources.load, []
+    monkeypatch.setattr(sources, "load", lambda item: reads.append(item) or load(item))
     roomy, none = dataset(folder), dataset(folder, cache_mb=0)
     for index in range(15):
         assert torch.equal(roomy[index]["hq"], none[index]["hq"])
     assert len(reads) == 5 + 15
-    tight = dataset(folder)
-    tight._cache.budget = 2 * 3 * 40 * 56
-    for index in range(15):
-        tight[index]
-        assert sum(picture.nbytes for picture in tight._cache.pictures.values()) <= tight._cache.budget
+    cache = sources.Cache(2 * 3 * 40 * 56)
+    for item in find_pictures([folder, folder]):
+        cache.get(item)
+        assert sum(picture.rgb.nbytes for picture in cache.pictures.values()) <= cache.budget
 
 
 def test_sources_expand_in_order_and_repeat(folder):
     write(folder / "deep" / "er" / "z.jpg")
     (folder / "notes.md").write_text("not a picture")
     (folder / "list.txt").write_text("# a list\n\n3.png\n3.png\ndeep\n")
-    names = [path.name for path in find_pictures([folder / "list.txt", folder / "[01].png"])]
+    names = [Path(item.name).name for item in find_pictures([folder / "list.txt", folder / "[01].png"])]
     assert names == ["3.png", "3.png", "z.jpg", "0.png", "1.png"]
     assert len(find_pictures([folder])) == 6
     assert len(find_pictures([folder, folder])) == 12
@@ -211,8 +222,217 @@ def test_missing_sources_are_named(folder):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"crop": 8}, {"shrink": 0.0}, {"shrink": 1.5}, {"flip_prob": 2.0}, {"cache_mb": -1}]
+    "settings",
+    [
+        {"crop": 8},
+        {"shrink": 0.0},
+        {"shrink": 1.5},
+        {"flip_prob": 2.0},
+        {"cache_mb": -1},
+        {"stream_buffer": 0},
+        {"weights": (1.0,)},
+        {"lq_sources": ("a",)},
+    ],
 )
 def test_senseless_settings_are_refused(settings):
     with pytest.raises(OSEDiffError, match=next(iter(settings))):
         DataConfig(**settings)
+
+
+# ---- tar shards ----------------------------------------------------------------------------------------
+
+
+def shard(path: Path, names: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in names.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_shards_give_the_samples_of_the_folder_they_were_packed_from(folder, tmp_path):
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    texts = {"0.txt": b"a caption", "._0.png": b"an Apple file", "0.json": b"{}"}
+    whole = shard(tmp_path / "whole.tar", {**files, **texts})
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for part, names in enumerate((["0.png", "1.png"], ["2.png", "3.png", "4.png"])):
+        shard(parts / f"part-{part:04d}.tar", {name: files[name] for name in names})
+    plain = dataset(folder)
+    for source in (whole, parts, parts / "part-*.tar"):
+        packed = dataset(source)
+        for index in range(7):
+            assert torch.equal(packed[index]["lq"], plain[index]["lq"])
+    assert dataset(whole)[0]["name"].startswith(str(whole) + "/")
+
+
+def test_a_shard_that_is_cut_off_gives_what_it_has(folder, tmp_path, caplog):
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    path = shard(tmp_path / "a.tar", files)
+    last = find_pictures([path])[2]
+    path.write_bytes(path.read_bytes()[: last.offset + last.size // 2])  # in the middle of the third
+    with caplog.at_level(logging.WARNING):
+        data = dataset(path)
+        assert "cut off" in caplog.text
+        assert {data[index]["name"] for index in range(8)} == {f"{path}/{n}.png" for n in range(2)}
+    assert f"Skipping a training picture (1 so far): {path}/2.png" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, None])
+def test_what_is_no_shard_is_a_sentence(tmp_path, content):
+    path = tmp_path / "a.tar"
+    if content is None:  # a compressed one, which has no position to read from
+        with tarfile.open(path, "w:gz") as tar:
+            tar.addfile(tarfile.TarInfo("a.png"), io.BytesIO())
+    else:
+        path.write_bytes(content)
+    with pytest.raises(OSEDiffError, match=r"a\.tar"):
+        find_pictures([path])
+
+
+# ---- several sources -----------------------------------------------------------------------------------
+
+
+def test_weights_are_kept_in_every_block_and_every_picture_is_seen(tmp_path):
+    for source, count in (("many", 8), ("few", 2)):
+        for number in range(count):
+            write(tmp_path / source / f"{number}.png", 24, 24, seed=number)
+    data = dataset(tmp_path / "many", tmp_path / "few", weights=(1.0, 3.0))
+    names = []
+    for index in range(BLOCK + 200):
+        source, place = data._mix.locate(index)
+        names.append((source, place))
+    assert sum(source == 0 for source, _ in names[:BLOCK]) == BLOCK // 4
+    for source in (0, 1):  # each source's own sequence is gone through without a gap
+        assert [place for s, place in names if s == source] == list(range(sum(s == source for s, _ in names)))
+    seen = {Path(data[index]["name"]).parent.name for index in range(40)}
+    assert seen == {"many", "few"}
+
+
+@pytest.mark.parametrize(
+    "weights", [[1.0], [1, 1, 1], [1, 0, 2], [1e-9, 1.0], [1e9, 1, 1, 1, 1], [0.3, 0.3, 0.4]]
+)
+def test_shares_add_up(weights):
+    counts = Mix(list(map(float, weights)), 0).counts
+    assert counts.sum() == BLOCK
+    assert ((counts > 0) == (torch.tensor(weights) > 0)).all()
+
+
+def test_a_source_of_its_own_weight_needs_all_weights(folder):
+    with pytest.raises(OSEDiffError, match=r"data\.weights"):
+        dataset(folder, folder, lq_sources=("", str(folder)))
+
+
+# ---- real pairs ----------------------------------------------------------------------------------------
+
+
+def ramp_pair(folder: Path, height: int = 12, width: int = 14, ratio: int = 4) -> tuple[Path, Path]:
+    """HQ and LQ whose pixels say where they are: LQ (y, x) covers HQ (r y.., r x..)."""
+    lq = np.zeros((height, width, 3), dtype=np.uint8)
+    lq[..., 0], lq[..., 1] = np.arange(height)[:, None] * 16, np.arange(width) * 16
+    hq = lq.repeat(ratio, 0).repeat(ratio, 1)
+    for name, pixels in (("hq/a_HR.png", hq), ("lq/a_LR4.png", lq)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
+    return folder / "hq", folder / "lq"
+
+
+@pytest.mark.parametrize("crop", [24, 64])  # 64 is more than the picture has
+def test_pairs_stay_in_register(tmp_path, crop):
+    hq, lq = (
+        torch.from_numpy(np.array(Image.open(next(f.iterdir())))).permute(2, 0, 1)
+        for f in ramp_pair(tmp_path)
+    )
+    config = DataConfig(crop=crop, rotate=True)
+    turned = set()
+    for seed in range(12):
+        sharp, soft = draw_pair(hq, lq, config, seeded(seed))
+        assert sharp.shape == soft.shape == (3, crop, crop)
+        means = sharp.float().unfold(1, 4, 4).unfold(2, 4, 4).mean((-1, -2))
+        middle = soft.float().unfold(1, 4, 4).unfold(2, 4, 4).mean((-1, -2))
+        inner = (means - middle)[:2, 2:-2, 2:-2].abs()
+        assert inner.max() < 20  # one LQ pixel is 16 levels, and bicubic rounds corners where it mirrors
+        assert inner.median() < 1
+        turned.add((bool(means[0, 0, 0] == means[0, 0, 1]), bool(means[0, 0, 0] < means[0, -1, -1])))
+    assert len(turned) > 2
+    shifted, _ = draw_pair(hq.roll(4, 2), lq, config, seeded(0))
+    exact, _ = draw_pair(hq, lq, config, seeded(0))
+    assert not torch.equal(shifted, exact)  # the measure above would see one LQ pixel
+
+
+def test_pairs_beside_degradation(tmp_path, folder):
+    hq, lq = ramp_pair(tmp_path)
+    data = dataset(folder, hq, weights=(1.0, 1.0), lq_sources=("", str(lq)))
+    samples = [data[index] for index in range(12)]
+    paired = [bool(sample["remarks"][REMARKS.index("paired")]) for sample in samples]
+    assert 0 < sum(paired) < 12
+    assert [Path(sample["name"]).name == "a_HR.png" for sample in samples] == paired
+
+
+def test_a_pair_that_does_not_fit_is_passed_over_and_one_that_is_missing_refused(tmp_path, caplog):
+    hq, lq = ramp_pair(tmp_path)
+    write(hq / "b.png", 50, 50)
+    with pytest.raises(OSEDiffError, match=r"1 of 2 HQ pictures have no LQ.*b\.png"):
+        dataset(hq, lq_sources=(str(lq),))
+    write(lq / "b.png", 12, 12)
+    with caplog.at_level(logging.WARNING):
+        data = dataset(hq, lq_sources=(str(lq),))
+        assert {Path(data[index]["name"]).name for index in range(6)} == {"a_HR.png"}
+    assert "whole number of times" in caplog.text
+    write(lq / "b_LR4.png", 12, 12)
+    with pytest.raises(OSEDiffError, match="halves of pairs"):
+        dataset(hq, lq_sources=(str(lq),))
+    with pytest.raises(OSEDiffError, match="multiple of 4"):
+        dataset(*[hq / "a_HR.png"], lq_sources=(str(lq / "a_LR4.png"),), crop=26)[0]
+
+
+# ---- what is counted, and where LQ is made -------------------------------------------------------------
+
+
+def test_remarks_count_what_is_odd(tmp_path):
+    write(tmp_path / "a.png")
+    Image.new("L", (20, 40)).save(tmp_path / "b.png")
+    Image.new("CMYK", (40, 40)).save(tmp_path / "c.jpg")
+    (tmp_path / "d.png").write_bytes(b"broken")
+    data = dataset(tmp_path)
+    total = torch.stack([data[index]["remarks"] for index in range(4)]).sum(0)  # an epoch
+    counts = dict(zip(REMARKS, total.tolist(), strict=True))
+    assert counts["unreadable"] == 1
+    assert counts["small"] == counts["grey"] >= 1
+    assert counts["cmyk"] >= 1
+    assert counts["paired"] == 0
+
+
+def test_the_device_makes_what_the_workers_make(folder, tmp_path):
+    hq, lq = ramp_pair(tmp_path)
+    data = DataConfig((str(folder), str(hq)), weights=(1.0, 1.0), lq_sources=("", str(lq)), crop=24)
+    there, here = (DegradationConfig(where=where) for where in ("workers", "device"))
+    batches = [
+        next(iter(DataLoader(build_dataset(data, config, 7), batch_size=8, sampler=range(8))))
+        for config in (there, here)
+    ]
+    wanted, raw = batches[0]["lq"], batches[1]
+    rest = (raw["index"], raw["remarks"])
+    assert torch.equal(degrade_batch(raw["hq"], raw["lq"], *rest, here, 7), wanted)
+    assert not torch.equal(raw["lq"], wanted)
+    assert torch.equal(degrade_batch(raw["hq"], raw["lq"], *rest, there, 7), raw["lq"])
+
+
+def test_whole_pictures_are_squeezed(tmp_path):
+    ramp = np.tile(np.arange(96, dtype=np.uint8)[:, None, None] * 2, (1, 48, 3))
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    hq = dataset(tmp_path, whole=True, flip_prob=0.0)[0]["hq"] * 255
+    assert hq.shape == (3, 24, 24)
+    assert (hq[0, 1:-1, 0] - (torch.arange(1, 23) * 8 + 3)).abs().max() <= 1.01
+    with pytest.raises(OSEDiffError, match=r"data\.whole"):
+        dataset(tmp_path, whole=True, lq_sources=(str(tmp_path),))
+
+
+def test_sharpening_changes_the_target_too(folder):
+    plain = dataset(folder)[0]
+    config = DataConfig((str(folder),), crop=24)
+    sharp = build_dataset(config, DegradationConfig(sharpen=True), 7)[0]
+    assert torch.equal(sharp["hq"], sharpen(plain["hq"]))
+    assert not torch.equal(sharp["hq"], plain["hq"])
+    assert not torch.equal(sharp["lq"], plain["lq"])

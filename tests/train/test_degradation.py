@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osediff_core.errors import OSEDiffError
-from train.degradation import DegradationConfig, FirstStageConfig, degrade, degrade_to_lq_size, kernels
+from train.degradation import (
+    DegradationConfig,
+    FaceConfig,
+    FirstStageConfig,
+    degrade,
+    degrade_to_lq_size,
+    kernels,
+    sharpen,
+)
+from train.degradation.face import apply_face_recipe, draw_face_recipe
 from train.degradation.filters import filter2d, resize_by
 from train.degradation.jpeg import jpeg
 from train.degradation.noise import gaussian_noise, poisson_noise
@@ -234,3 +243,75 @@ def test_mistakes_are_named(make, words):
     with pytest.raises(OSEDiffError) as caught:
         make()
     assert words in str(caught.value)
+
+
+FACE = DegradationConfig(kind="face")
+
+
+def test_face_draws_follow_the_published_distribution():
+    recipes = [draw_face_recipe(FACE.face, seeded(seed)) for seed in range(2000)]
+    for values, low, high in (
+        ([r.shrink for r in recipes], 1, 30),
+        ([r.noise for r in recipes], 0, 20),
+        ([r.quality for r in recipes], 30, 99.5),  # cut off, so 100 is never reached
+    ):
+        drawn = torch.tensor(values, dtype=torch.float64)
+        assert low <= drawn.min()
+        assert drawn.max() <= high
+        assert abs(drawn.mean() - (low + high) / 2) < 4 * drawn.std() / 2000**0.5 + 0.5 * (high == 99.5)
+        assert abs(drawn.std() - (high - low) / 12**0.5) < 0.05 * (high - low)
+    isotropic = [bool((r.kernel - r.kernel.T).abs().max() < 1e-12) for r in recipes]
+    assert abs(sum(isotropic) / 2000 - 0.5) < 0.05
+    assert recipes[0].kernel.shape == (41, 41)
+    assert all(isinstance(r.quality, int) for r in recipes)
+
+
+def test_face_degradation_is_seeded_keeps_the_size_and_is_not_rounded():
+    hq = some_picture()
+    a, b, c = (degrade(hq, FACE, seeded(seed)) for seed in (1, 1, 2))
+    assert a.shape == hq.shape
+    assert 0 <= a.min() <= a.max() <= 1
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert ((a * 255) - (a * 255).round()).abs().max() > 0.1
+    with pytest.raises(OSEDiffError, match="no LQ size"):
+        degrade_to_lq_size(hq, FACE, seeded())
+
+
+def test_each_part_of_the_face_degradation_acts():
+    hq = some_picture(64, 64)
+    mild = FaceConfig(blur_sigma=(0.01, 0.01), shrink=(1, 1), noise_sigma=(0, 0), jpeg_quality=(99, 99))
+    changes = {"blur_sigma": (3, 3), "shrink": (4, 4), "noise_sigma": (20, 20), "jpeg_quality": (5, 5)}
+
+    def far(config: FaceConfig) -> float:
+        return (degrade(hq, DegradationConfig(kind="face", face=config), seeded()) - hq).abs().mean().item()
+
+    assert far(mild) < 0.01
+    for name, value in changes.items():
+        assert far(FaceConfig(**{**mild.__dict__, name: value})) > 1.3 * far(mild), name
+
+
+def test_a_face_may_shrink_to_a_pixel():
+    config = FaceConfig(shrink=(29.0, 30.0))
+    recipe = draw_face_recipe(config, seeded())
+    assert apply_face_recipe(some_picture(20, 50), recipe, seeded()).shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"kernel_size": 40}, {"isotropic_prob": 2.0}, {"blur_sigma": (0.0, 1.0)}, {"shrink": (0.5, 2.0)}],
+)
+def test_senseless_face_settings_are_refused(settings):
+    with pytest.raises(OSEDiffError, match=next(iter(settings))):
+        FaceConfig(**settings)
+
+
+def test_sharpening_leaves_flat_areas_and_steepens_edges():
+    flat = torch.full((3, 40, 40), 0.4)
+    assert (sharpen(flat) - flat).abs().max() < 1e-6
+    step = torch.full((3, 40, 40), 0.3)
+    step[:, :, 20:] = 0.7
+    out = sharpen(step)
+    assert out[0, 20, 19] < 0.29
+    assert out[0, 20, 20] > 0.71
+    assert 0 <= out.min() <= out.max() <= 1

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from train.degradation import DegradationConfig, kernels, pipeline
+from train.degradation import DegradationConfig, kernels, pipeline, sharpen
 from train.degradation.filters import RESIZE_MODES, filter2d, resize_by, resize_to
 from train.degradation.jpeg import jpeg
 from train.degradation.noise import gaussian_noise, poisson_noise
@@ -176,3 +176,9 @@ def test_whole_pipeline_with_libjpeg(seeded, index):
     other, _ = Replay(900 + index, DegradationConfig()).run(picture)
     assert rms(lq, wanted) <= 20
     assert rms(other, wanted) > 22
+
+
+def test_sharpening(ops, picture):
+    wanted = ops["usm"]
+    assert max(off(sharpen(image), recorded) for image, recorded in zip(picture, wanted, strict=True)) <= 1e-5
+    assert off(picture, wanted) > 0.05  # so it does something to these pictures

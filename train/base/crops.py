@@ -10,7 +10,7 @@ from torch import Tensor
 
 from osediff_core.errors import OSEDiffError
 
-from ..data import PICTURE_SUFFIXES
+from ..data.pictures import PICTURE_SUFFIXES
 from ..dice import uniform
 
 

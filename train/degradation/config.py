@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from osediff_core.errors import OSEDiffError
 
@@ -80,9 +81,43 @@ class SecondStageConfig(FirstStageConfig):
 
 
 @dataclass(frozen=True)
-class DegradationConfig:
-    """The two-stage pipeline of Real-ESRGAN as published OSEDiff runs it (no sharpening of the HQ)."""
+class FaceConfig:
+    """Blur, shrink, noise and JPEG of the published face training, which are CodeFormer's."""
 
+    kernel_size: int = 41
+    """Side of the Gaussian kernel, odd, pixels."""
+    isotropic_prob: float = 0.5
+    """Probability that both axes have one standard deviation."""
+    blur_sigma: tuple[float, float] = (1.0, 15.0)
+    """Range of the kernel's standard deviation along each axis, pixels."""
+    shrink: tuple[float, float] = (1.0, 30.0)
+    """Range of the factor by which the picture is shrunk, and enlarged again at the end."""
+    noise_sigma: tuple[float, float] = (0.0, 20.0)
+    """Range of the Gaussian noise's standard deviation, 8-bit levels."""
+    jpeg_quality: tuple[float, float] = (30.0, 100.0)
+    """Range of the JPEG quality, libjpeg's scale of 1 to 100; drawn as a real number, then cut off."""
+
+    def __post_init__(self) -> None:
+        """Refuse ranges and probabilities that mean nothing."""
+        if self.kernel_size < 1 or not self.kernel_size % 2:
+            raise OSEDiffError(f"kernel_size must be odd and at least 1, got {self.kernel_size}.")
+        _check_probability("isotropic_prob", self.isotropic_prob)
+        _check_range("blur_sigma", self.blur_sigma, 1e-3, float("inf"))
+        _check_range("shrink", self.shrink, 1.0, float("inf"))
+        _check_range("noise_sigma", self.noise_sigma, 0.0, float("inf"))
+        _check_range("jpeg_quality", self.jpeg_quality, 1, 100)
+
+
+@dataclass(frozen=True)
+class DegradationConfig:
+    """How LQ is made: the two-stage pipeline of Real-ESRGAN as published OSEDiff runs it, or the face one."""
+
+    kind: Literal["realesrgan", "face"] = "realesrgan"
+    """"realesrgan": `scale` to `second` below; "face": the section `face`, and no other."""
+    where: Literal["workers", "device"] = "workers"
+    """Where pictures are degraded: in the loading processes, or on the training device, by the same draws."""
+    sharpen: bool = False
+    """Sharpen the clean picture first by unsharp masking, as Real-ESRGAN does; published OSEDiff does not."""
     scale: int = 4
     """HQ size over LQ size (published: 4)."""
     kernel_size: tuple[int, int] = (7, 21)
@@ -93,6 +128,8 @@ class DegradationConfig:
     """First stage, from the HQ size."""
     second: SecondStageConfig = field(default_factory=SecondStageConfig)
     """Second stage, to the LQ size."""
+    face: FaceConfig = field(default_factory=FaceConfig)
+    """The numbers of kind "face"."""
 
     def __post_init__(self) -> None:
         """Refuse sizes and probabilities that mean nothing."""

@@ -17,7 +17,7 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
     """
     pixels = image.mul(255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()
     stream = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(stream, format="JPEG", quality=quality, subsampling="4:2:0")
+    Image.fromarray(pixels.cpu().numpy()).save(stream, format="JPEG", quality=quality, subsampling="4:2:0")
     with Image.open(stream) as decoded:
         array = np.array(decoded)  # (H, W, 3)
-    return torch.from_numpy(array).permute(2, 0, 1).to(image.dtype).div_(255)
+    return torch.from_numpy(array).permute(2, 0, 1).to(image).div_(255)

@@ -1,4 +1,7 @@
-"""Noise on pictures (3, H, W) in [0, 1]; the result is clamped to [0, 1]."""
+"""Noise on pictures (3, H, W) in [0, 1]; the result is clamped to [0, 1].
+
+Numbers are drawn on the CPU, so that a seed means the same on every device.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ def gaussian_noise(image: Tensor, sigma: float, grey: bool, generator: torch.Gen
     """Add Gaussian noise of deviation sigma (8-bit levels); `grey` gives all channels the same noise."""
     shape = image.shape[-2:] if grey else image.shape
     noise = torch.randn(shape, generator=generator, dtype=image.dtype) * (sigma / 255)
-    return (image + noise).clamp_(0, 1)
+    return (image + noise.to(image.device)).clamp_(0, 1)
 
 
 def poisson_noise(image: Tensor, scale: float, grey: bool, generator: torch.Generator) -> Tensor:
@@ -23,7 +26,8 @@ def poisson_noise(image: Tensor, scale: float, grey: bool, generator: torch.Gene
     levels = signal.mul(255).round_().clamp_(0, 255)
     photons = _photons(levels)
     signal = levels / 255
-    noise = torch.poisson(signal * photons, generator=generator) / photons - signal
+    counts = torch.poisson((signal * photons).cpu(), generator=generator).to(image.device)
+    noise = counts / photons - signal
     return (image + noise * scale).clamp_(0, 1)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from osediff_core.errors import OSEDiffError
 
 from .config import DegradationConfig
+from .face import degrade_face
 from .filters import filter2d, resize_by, resize_to
 from .jpeg import jpeg
 from .noise import gaussian_noise, poisson_noise
@@ -23,8 +24,13 @@ def degrade(hq: Tensor, config: DegradationConfig, generator: torch.Generator) -
 
     All randomness comes from `generator` (on the CPU). The result (3, H, W) holds 8-bit levels over 255; the
     LQ before the enlargement is that of `degrade_to_lq_size` for the same generator state, not yet rounded.
-    Raises OSEDiffError for a picture of another shape or smaller than 4 x config.scale on a side.
+    For kind "face" the result is the enlarged LQ as it is, not rounded. `hq` may be on any device; libjpeg
+    and the noise's draws work on the CPU. Raises OSEDiffError for a picture of another shape or smaller than
+    4 x config.scale on a side.
     """
+    if config.kind == "face":
+        _check(hq, config.scale)
+        return degrade_face(hq, config.face, generator)
     recipe = draw_recipe(config, generator)
     lq = apply_recipe(hq, recipe, config.scale, generator)
     return round_to_8bit(resize_to(lq, (hq.shape[-2], hq.shape[-1]), recipe.back_mode))
@@ -33,8 +39,11 @@ def degrade(hq: Tensor, config: DegradationConfig, generator: torch.Generator) -
 def degrade_to_lq_size(hq: Tensor, config: DegradationConfig, generator: torch.Generator) -> Tensor:
     """Degrade a clean picture (3, H, W) in [0, 1] to the LQ as a file would hold it, before any enlargement.
 
-    The result is (3, H // scale, W // scale) with 8-bit levels over 255. Raises what `degrade` raises.
+    The result is (3, H // scale, W // scale) with 8-bit levels over 255. Raises what `degrade` raises, and
+    OSEDiffError for kind "face", which has no LQ size.
     """
+    if config.kind == "face":
+        raise OSEDiffError("the face degradation has no LQ size: its factor is drawn; use kind realesrgan")
     return round_to_8bit(apply_recipe(hq, draw_recipe(config, generator), config.scale, generator))
 
 

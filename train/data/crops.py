@@ -1,0 +1,116 @@
+"""Which part of a picture a sample shows, and how it is turned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from osediff_core.errors import OSEDiffError
+
+from ..degradation.filters import mirrored
+from ..dice import chance, integer, uniform
+from .config import DataConfig
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square of `side` pixels from (top, left), flipped horizontally or not, turned by quarters."""
+
+    top: int
+    left: int
+    side: int
+    flip: bool
+    quarters: int
+
+
+def draw_window(
+    size: tuple[int, int], crop: int, shrink: float, data: DataConfig, generator: torch.Generator
+) -> Window:
+    """Draw the window of a crop that is `crop` pixels wide in the end, in a picture of (height, width)."""
+    height, width = size
+    factor = max(uniform(generator, shrink, 1), min(1.0, crop / min(height, width)))
+    side = round(crop / factor)
+    top = integer(generator, max(1, height - side + 1))
+    left = integer(generator, max(1, width - side + 1))
+    flip = chance(generator, data.flip_prob)
+    return Window(top, left, side, flip, integer(generator, 4) if data.rotate else 0)
+
+
+def draw_crop(picture: Tensor, data: DataConfig, generator: torch.Generator) -> Tensor:
+    """Cut a random (3, crop, crop) out of uint8 (3, H, W), shrunk, flipped and turned as configured."""
+    if data.whole:
+        picture = _squeeze(picture, data.crop)
+    height, width = picture.shape[-2:]
+    window = draw_window((height, width), data.crop, data.shrink, data, generator)
+    rows, columns = mirrored(height, window.top, window.side), mirrored(width, window.left, window.side)
+    crop = picture[:, rows][:, :, columns]  # (3, side, side)
+    if window.side != data.crop:
+        from osediff_core.resize import resize_bicubic
+
+        crop = resize_bicubic(crop[None], (data.crop, data.crop))[0]
+    return _turned(crop, window)
+
+
+def draw_pair(hq: Tensor, lq: Tensor, data: DataConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cut the same random part out of a real pair, uint8 (3, r H, r W) and (3, H, W), r whole.
+
+    Returns hq and lq, both (3, crop, crop); lq is enlarged by the bicubic that restoration begins with. Pairs
+    are never shrunk, and small ones are continued by repeating them mirrored, edge pixel included, so that
+    both stay in register. Raises OSEDiffError where crop is no multiple of r.
+    """
+    ratio = pair_ratio(hq, lq)
+    if data.crop % ratio:
+        raise OSEDiffError(
+            f"data.crop must be a multiple of {ratio}, the scale of the real pairs, got {data.crop}."
+        )
+    side = data.crop // ratio
+    height, width = lq.shape[-2:]
+    window = draw_window((height, width), side, 1.0, data, generator)
+    parts = []
+    for picture, scale in ((hq, ratio), (lq, 1)):
+        rows = _repeated(scale * height, scale * window.top, scale * side)
+        columns = _repeated(scale * width, scale * window.left, scale * side)
+        parts.append(_turned(picture[:, rows][:, :, columns], window))
+    if ratio > 1:
+        from osediff_core.resize import resize_bicubic
+
+        parts[1] = resize_bicubic(parts[1][None], (data.crop, data.crop))[0]
+    return parts[0], parts[1]
+
+
+def pair_ratio(hq: Tensor, lq: Tensor) -> int:
+    """Give how many times larger HQ (3, H, W) is than LQ; OSEDiffError unless that is one whole number."""
+    (height, width), (low, narrow) = hq.shape[-2:], lq.shape[-2:]
+    ratio = max(1, height // low)
+    if (low * ratio, narrow * ratio) != (height, width):
+        raise OSEDiffError(
+            f"a real pair needs an HQ that is a whole number of times larger, got {width}x{height} "
+            f"over {narrow}x{low}"
+        )
+    return ratio
+
+
+def _repeated(length: int, start: int, count: int) -> Tensor:
+    """Give `count` indices from `start` on into an axis that goes on mirrored, its last pixel repeated."""
+    place = torch.arange(start, start + count) % (2 * length)  # (count,)
+    return torch.minimum(place, 2 * length - 1 - place)
+
+
+def _turned(crop: Tensor, window: Window) -> Tensor:
+    crop = crop.flip(-1) if window.flip else crop
+    return crop.rot90(window.quarters, (-2, -1)).contiguous()
+
+
+def _squeeze(picture: Tensor, side: int) -> Tensor:
+    """Resize uint8 (3, H, W) to a square with Lanczos, as the published face training does."""
+    from PIL import Image
+
+    if tuple(picture.shape[-2:]) == (side, side):
+        return picture
+    import numpy as np
+
+    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    square = image.resize((side, side), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)  # (3, side, side)
