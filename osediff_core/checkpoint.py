@@ -109,7 +109,10 @@ def _write_beside(path: Path, write: Callable[[Path], None]) -> None:
 
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        beside.touch()
+        mode = beside.stat().st_mode
         write(beside)
+        beside.chmod(mode)  # safetensors 0.8 makes files that only their owner may read
         os.replace(beside, path)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise OSEDiffError(f"the checkpoint could not be written to {path}: {error}") from error

@@ -44,7 +44,7 @@ LAYERS = [
     {"hubcache", "recognise", "tensorfile"},
     {"network", "vocabulary"},
     {"folder", "single_file"},
-    {"checkpoint", "base", "images", "jobs"},
+    {"checkpoint", "exports", "base", "images", "jobs"},
     {"captioner", "tagger_file"},
     {"tagger"},
     {"model"},

@@ -199,6 +199,13 @@ def test_a_checkpoint_without_one_part_is_incomplete(tmp_path, part):
         read_checkpoint(tmp_path / "c.safetensors")
 
 
+@pytest.mark.parametrize("write", [write_checkpoint, write_published])
+def test_others_may_read_a_checkpoint_as_they_may_any_file(tmp_path, published, write):
+    write(tmp_path / "c", published)
+    (tmp_path / "any").touch()
+    assert (tmp_path / "c").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 @pytest.fixture
 def full_disk():
     """Let no file of this process grow beyond 4 kB, which fails as a full disk does."""
