@@ -13,6 +13,7 @@ from osediff_core.errors import OSEDiffError
 from .data import DataConfig
 from .degradation import DegradationConfig
 from .perceptual import PerceptualName
+from .recompute import Recompute
 
 Config = TypeVar("Config")
 
@@ -45,6 +46,8 @@ class ModelConfig:
     """What the teacher is guided away from."""
     licence: str = ""
     """Licence of the weights that come out, written into the checkpoint."""
+    init_from: str = ""
+    """A checkpoint, ours or the published .pkl, to start the generator from; critic and optimizer are new."""
 
 
 @dataclasses.dataclass
@@ -74,7 +77,7 @@ class OptimConfig:
     learning_rate: float = 5e-5
     """Learning rate of the generator and the critic."""
     output_lr_scale: float = 1.0
-    """Factor on the learning rate of conv_out's adapters, whose errors grow by 1/sqrt(alpha_bar) in x0."""
+    """Factor on the learning rate of the generator's conv_out, whose errors 1/sqrt(alpha_bar) enlarges."""
     beta1: float = 0.9
     """Decay of AdamW's first moment."""
     beta2: float = 0.999
@@ -89,6 +92,12 @@ class OptimConfig:
     """Steps over which the learning rate rises linearly from zero."""
     decay_steps: int = 0
     """Steps in which the learning rate falls to zero along half a cosine; 0: constant, as published."""
+    ema_decay: float = 0.0
+    """Decay per step of the running average of the generator that is exported, 0.999 say; 0: no average."""
+    max_skipped: int = 10
+    """Harmful steps among the last 100 that are skipped before the run gives up: infinite, or exploding."""
+    skip_above: float = 100.0
+    """A gradient norm this many times its running average is an explosion; 0: never."""
 
 
 @dataclasses.dataclass
@@ -102,13 +111,18 @@ class RunConfig:
     steps: int = 100_000
     """Optimizer steps of the generator."""
     batch_size: int = 4
-    """Pictures per step and process."""
+    """Pictures per process and round; a step sees batch_size x processes x accumulation of them."""
+    accumulation: int = 1
+    """Rounds whose gradients are added up before a step."""
     seed: int = 123
     """Seed of weights, noise, timesteps, order of the pictures and their degradation."""
     workers: int = 4
     """Processes that load and degrade pictures; 0 does it in the training process."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """"bf16": frozen weights and activations in bfloat16; adapters, the UNet's output and x0 in float32."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Format of frozen weights and activations; adapters, the UNet's output and x0 are always float32."""
+    recompute: Recompute = "decoder"
+    """Activations that are computed again in the backward pass to save memory: "decoder" (of the VAE, where
+    most of it goes), "all" or "none"; the results are the same."""
     channels_last: bool = False
     """Memory layout (B, H, W, C) for convolutions: faster with bf16 on many processors."""
     device: Literal["auto", "cpu"] = "auto"
@@ -120,7 +134,13 @@ class RunConfig:
     sample_count: int = 4
     """Training pictures shown in each sample picture."""
     checkpoint_every: int = 500
-    """Steps between two checkpoints; the last step always writes one."""
+    """Steps between two checkpoints with the full state; the last step always writes both."""
+    keep_last: int = 5
+    """Checkpoints and states that are kept, the newest; 0 keeps all."""
+    best_by: Literal["none", "psnr", "ssim"] = "none"
+    """Keep the checkpoint that restores the sample pictures best by this measure as osediff_best."""
+    resume: bool = False
+    """Go on from the newest state in `out`; begin at the beginning where there is none."""
     tracker: Literal["tensorboard", "none"] = "tensorboard"
     """Where the losses go besides the progress bar."""
 
@@ -144,10 +164,14 @@ class TrainConfig:
                  f"got {loss.vsd_first_step} and {loss.vsd_last_step}")  # fmt: skip
         for name in ("rank_unet", "rank_vae"):
             _require(getattr(self.model, name) >= 1, f"model.{name} must be at least 1")
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+        for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every", "sample_count"):
             _require(getattr(self.run, name) >= 1, f"run.{name} must be at least 1")
         _require(self.optim.learning_rate > 0, "optim.learning_rate must be above 0")
-        _require(self.run.workers >= 0, "run.workers must be 0 or more")
+        _require(0 <= self.optim.ema_decay < 1, "optim.ema_decay must be at least 0 and below 1")
+        for name in ("max_skipped", "skip_above"):
+            _require(getattr(self.optim, name) >= 0, f"optim.{name} must be 0 or more")
+        for name in ("workers", "keep_last"):
+            _require(getattr(self.run, name) >= 0, f"run.{name} must be 0 or more")
 
 
 def read_config(cls: type[Config], path: str | Path) -> Config:
@@ -158,7 +182,7 @@ def read_config(cls: type[Config], path: str | Path) -> Config:
     """
     path = Path(path)
     try:
-        table = _toml_module().loads(path.read_text(encoding="utf-8"))
+        table = parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OSEDiffError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
@@ -193,6 +217,15 @@ def to_toml(config: Any, where: str = "") -> str:  # noqa: ANN401
     return text.lstrip("\n")
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """Read TOML. Raises ValueError where it is none."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # below Python 3.11 its backport
+        import tomli as tomllib
+    return tomllib.loads(text)
+
+
 def _typed(value: Any, kind: Any, name: str) -> Any:  # noqa: ANN401
     """Check a TOML value against a field's type; an int becomes a float, a list a tuple, where asked for."""
     origin, args = get_origin(kind), get_args(kind)
@@ -224,12 +257,3 @@ def _toml_value(value: Any) -> str:  # noqa: ANN401
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise OSEDiffError(sentence)
-
-
-def _toml_module() -> types.ModuleType:
-    """Give the TOML reader: the standard library's, or its backport below Python 3.11."""
-    try:
-        import tomllib
-    except ModuleNotFoundError:
-        import tomli as tomllib
-    return tomllib

@@ -1,11 +1,13 @@
-"""What is random in a training step, drawn from the seed and the step's number alone.
+"""What is random in a training step, drawn from the seed and the samples' numbers alone.
 
-There is no state to save: step 1000 draws the same numbers whether the run was interrupted or not.
+There is no state to save: sample 1000 meets the same noise whether the run was interrupted or not, and
+whichever process trains on it.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:  # the configuration needs the data set, which needs the strea
 
 @dataclass(frozen=True)
 class Draws:
-    """Noise (B, C, h, w), standard normal, and timesteps (B,) of one step."""
+    """Noise (B, C, h, w), standard normal, and timesteps (B,) for one batch."""
 
     posterior: Tensor
     vsd_noise: Tensor
@@ -37,15 +39,17 @@ def stream(seed: int, *what: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:4], "little"))
 
 
-def draw(seed: int, step: int, shape: tuple[int, ...], loss: LossConfig, device: torch.device) -> Draws:
-    """Draw what step `step` needs for latents of `shape` (B, C, h, w), the same numbers on every device."""
-    generator = stream(seed, "step", step)
+def draw(
+    seed: int, samples: Sequence[int], shape: tuple[int, ...], loss: LossConfig, device: torch.device
+) -> Draws:
+    """Draw what the samples of these numbers need, latents (C, h, w) like `shape`; equal on all devices."""
+    generators = [stream(seed, "noise", sample) for sample in samples]
 
     def normal() -> Tensor:
-        return torch.randn(shape, generator=generator).to(device)
+        return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
 
     def timesteps(low: int, high: int) -> Tensor:
-        return torch.randint(low, high, shape[:1], generator=generator).to(device)
+        return torch.cat([torch.randint(low, high, (1,), generator=g) for g in generators]).to(device)
 
     return Draws(
         posterior=normal(),

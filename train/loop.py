@@ -1,32 +1,55 @@
-"""The training loop: builds the networks, feeds the steps, and leaves checkpoints behind."""
+"""The training loop: builds the networks, feeds the steps, and leaves checkpoints and states behind."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from osediff_core.base import DEMO_BASE
 from osediff_core.checkpoint import write_checkpoint
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 
-from .config import RunConfig, TrainConfig, to_toml
-from .data import PictureDataset, build_dataset, step_indices
-from .draws import Draws, draw, stream
+from .averages import averaging
+from .config import TrainConfig, to_toml
+from .data import PictureDataset, build_dataset, degrade_batch
+from .draws import draw, stream
+from .ema import RunningAverage
 from .interrupt import StopRequest, leave_signals_to_parent
+from .metrics import psnr_y, ssim_y
 from .networks import Backbone
 from .perceptual import build_perceptual
 from .report import Report
-from .steps import Stepper
+from .setup import check_folder, embed_prompts, fingerprint, init_generator, make_folder, start_processes
+from .shares import Share
+from .state import (
+    check_same_run,
+    library_versions,
+    newest_state,
+    prune,
+    random_state,
+    read_state,
+    restore_random_state,
+    state_path,
+    write_state,
+)
+from .steps import Batch, Stepper
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
 
-NEWEST = "osediff.safetensors"
-CONFIG = "config.toml"
+NEWEST, BEST = "osediff.safetensors", "osediff_best.safetensors"
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MEASURES = {"psnr": psnr_y, "ssim": ssim_y}
 
 
 def train(config: TrainConfig) -> Path:
@@ -34,95 +57,207 @@ def train(config: TrainConfig) -> Path:
 
     Ends early, with a checkpoint, on SIGINT and SIGTERM. Raises OSEDiffError for what a person can mend.
     """
-    device = _device(config.run)
+    accelerator = start_processes(config.run)
     dataset = build_dataset(config.data, config.degradation, config.run.seed)
-    _check_folder(config.run)
-    return Trainer(config, dataset, device).run()
+    check_folder(config.run)
+    accelerator.wait_for_everyone()  # all have seen the folder before the first writes to it
+    trainer = Trainer(config, dataset, accelerator)
+    if config.run.resume:
+        trainer.resume()
+    return trainer.run()
 
 
 class Trainer:
-    """One run: networks, data and the step counter."""
+    """One run, as one of its processes: networks, data and the step counter."""
 
-    def __init__(self, config: TrainConfig, dataset: PictureDataset, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, dataset: PictureDataset, accelerator: Accelerator) -> None:
         """Load the base onto the device and add what is trained."""
-        self.config, self.dataset, self.device = config, dataset, device
-        self.step = 0
-        uses_critic = config.loss.lambda_vsd > 0
-        model = OSEDiff.from_pretrained(config.model.base or DEMO_BASE, dtype="float32", device=device)
-        prompt, negative = _embed_prompts(model, config)  # (1, L, D) each
-        self.backbone = Backbone(model, config.model, stream(config.run.seed, "weights"), uses_critic)
-        if config.run.mixed_precision == "bf16":
-            self.backbone.use_bf16()
-        if config.run.channels_last:
-            self.backbone.use_channels_last()
+        self.config, self.dataset, self.accelerator = config, dataset, accelerator
+        self.device: torch.device = accelerator.device
+        run = config.run
+        self.share = Share(
+            accelerator.process_index, accelerator.num_processes, run.batch_size, run.accumulation
+        )
+        self.step, self.best = 0, -float("inf")
+        model = OSEDiff.from_pretrained(config.model.base or DEMO_BASE, dtype="float32", device=self.device)
+        self.base = fingerprint(model)
+        prompt, negative = embed_prompts(model, config)  # (1, L, D) each
+        self.backbone = Backbone(model, config.model, stream(run.seed, "weights"), config.loss.lambda_vsd > 0)
+        if config.model.init_from:
+            init_generator(self.backbone, config.model.init_from)
+        self._choose_numbers()
         uses_perceptual = config.loss.lambda_perceptual > 0
-        perceptual = build_perceptual(config.loss.perceptual, device) if uses_perceptual else None
-        self.stepper = Stepper(self.backbone, config, perceptual, prompt, negative)
+        perceptual = build_perceptual(config.loss.perceptual, self.device) if uses_perceptual else None
+        self.stepper = Stepper(self.backbone, config, perceptual, prompt, negative, averaging(accelerator))
+        decay = config.optim.ema_decay
+        self.ema = RunningAverage(self.backbone.generator_parameters(), decay) if decay else None
+
+    def _choose_numbers(self) -> None:
+        """Set the networks' numerical format, memory layout and what they recompute."""
+        run = self.config.run
+        if run.mixed_precision != "no":
+            self.backbone.use_half(HALVES[run.mixed_precision])
+        if run.channels_last:
+            self.backbone.use_channels_last()
+        self.backbone.recompute(run.recompute)
+
+    # ---- running -----------------------------------------------------------------------------------
 
     def run(self) -> Path:
         """Take the steps that are left; returns the newest checkpoint."""
-        _write_config(self.config)
-        report = Report(self.config.run, self.step)
+        if self.accelerator.is_main_process:
+            make_folder(self.config)
+        report = Report(self.config.run, self.step) if self.accelerator.is_main_process else None
         try:
             with StopRequest() as stop:
-                for batch in self._loader():
-                    self._one_step(batch, report)
-                    if stop.name:
-                        log.warning("Stopped by %s after step %d.", stop.name, self.step)
+                for batches in self._rounds():
+                    self._one_step(batches, report)
+                    if self._stopped(stop):
                         break
-                    if self.step % self.config.run.checkpoint_every == 0:
+                    if (
+                        self.step % self.config.run.checkpoint_every == 0
+                        and self.step < self.config.run.steps
+                    ):
                         self.save()
         finally:
-            report.close()
+            if report is not None:
+                report.close()
         return self.save()
 
-    def save(self) -> Path:
-        """Write the generator, once under the step's number and once as the newest."""
-        out = Path(self.config.run.out)
-        checkpoint = self.backbone.checkpoint(self._metadata())
-        write_checkpoint(out / f"osediff_{self.step:07d}.safetensors", checkpoint)
-        write_checkpoint(out / NEWEST, checkpoint)
-        return out / NEWEST
-
-    def _one_step(self, batch: dict[str, Tensor], report: Report) -> None:
+    def _one_step(self, batches: list[Batch], report: Report | None) -> None:
         run = self.config.run
-        self.step += 1
-        lq, hq = batch["lq"].to(self.device), batch["hq"].to(self.device)  # (B, 3, H, W) each
         rate = self.stepper.generator.learning_rate
         try:
-            values = self.stepper.step(lq, hq, self._draws(lq))
+            values = self.stepper.step(batches)
         except OSEDiffError as error:
-            raise OSEDiffError(f"training stopped at step {self.step}: {error}") from error
+            newest = self.save()
+            raise OSEDiffError(
+                f"training stopped at step {self.step + 1}: {error}. What was good is in {newest}"
+            ) from error
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update()
+        if report is None:
+            return
         report.losses(self.step, values, rate)
         if run.sample_every and (self.step % run.sample_every == 0 or self.step in (1, run.steps)):
-            self._show_samples(report)
+            report.samples(self.step, *self._restored_samples())
 
-    def _draws(self, lq: Tensor) -> Draws:
-        model = self.backbone.model
-        side = [n // model.reduction for n in lq.shape[-2:]]
-        shape = (len(lq), model.latent_channels, *side)
-        return draw(self.config.run.seed, self.step, shape, self.config.loss, self.device)
+    def _stopped(self, stop: StopRequest) -> bool:
+        """Whether any process was asked to stop: all must hear of it, or the others would wait for it."""
+        asked = torch.tensor([float(stop.name is not None)], device=self.device)
+        wanted = self.accelerator.reduce(asked, reduction="sum").item() > 0  # pyright: ignore[reportAttributeAccessIssue]
+        if wanted and self.accelerator.is_main_process:
+            log.warning("Stopped by %s after step %d.", stop.name or "another process", self.step)
+        return wanted
 
-    @torch.no_grad()
-    def _show_samples(self, report: Report) -> None:
-        """Restore the first samples of the run, the same ones every time."""
-        items = [self.dataset[index] for index in range(self.config.run.sample_count)]
-        lq = torch.stack([item["lq"] for item in items]).to(self.device)  # (N, 3, H, W)
-        hq = torch.stack([item["hq"] for item in items])  # (N, 3, H, W)
-        sr, _ = self.backbone.generate(lq, self.stepper.prompt_embeds, None)  # (N, 3, H, W)
-        report.samples(self.step, lq, sr, hq)
-
-    def _loader(self) -> DataLoader:
+    def _rounds(self) -> Iterator[list[Batch]]:
+        """Give the batches of each step that is left."""
         run = self.config.run
-        return DataLoader(
+        loader = DataLoader(
             self.dataset,
-            batch_size=run.batch_size,
-            # Samples are counted through the whole run, so that every epoch draws crops of its own.
-            sampler=step_indices(self.step, run.steps, run.batch_size),
+            batch_sampler=self.share.batches(self.step, run.steps),
             num_workers=run.workers,
             worker_init_fn=leave_signals_to_parent,
             pin_memory=self.device.type == "cuda",
         )
+        batches = []
+        for sample in loader:
+            batches.append(self._batch(sample))
+            if len(batches) == run.accumulation:
+                yield batches
+                batches = []
+
+    def _batch(self, sample: dict[str, Any]) -> Batch:
+        config, model = self.config, self.backbone.model
+        hq, lq = sample["hq"].to(self.device), sample["lq"].to(self.device)  # (B, 3, H, W) each
+        lq = degrade_batch(hq, lq, sample["index"], sample["remarks"], config.degradation, config.run.seed)
+        shape = (model.latent_channels, *(n // model.reduction for n in lq.shape[-2:]))
+        draws = draw(config.run.seed, sample["index"].tolist(), shape, config.loss, self.device)
+        return Batch(lq, hq, draws)
+
+    @torch.no_grad()
+    def _restored_samples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Restore the first samples of the run, the same ones every time: lq, sr, hq, (N, 3, H, W) each."""
+        samples = [self.dataset[index] for index in range(self.config.run.sample_count)]
+        batch = self._batch(default_collate(samples))
+        with self._exported():
+            sr, _ = self.backbone.generate(batch.lq, self.stepper.prompt_embeds, None)  # (N, 3, H, W)
+        return batch.lq, sr, batch.hq
+
+    def _exported(self) -> AbstractContextManager[None]:
+        """Give the generator the weights that checkpoints get."""
+        return nullcontext() if self.ema is None else self.ema.applied()
+
+    # ---- saving and resuming -----------------------------------------------------------------------
+
+    def save(self) -> Path:
+        """Write the generator, under the step's number and as the newest, and the full state."""
+        from accelerate.utils import gather_object
+
+        out, keep = Path(self.config.run.out), self.config.run.keep_last
+        chances = gather_object([random_state(self.device)])  # of all processes
+        if self.accelerator.is_main_process:
+            out.mkdir(parents=True, exist_ok=True)
+            with self._exported():
+                checkpoint = self.backbone.checkpoint(self._metadata())
+            write_checkpoint(out / f"osediff_{self.step:07d}.safetensors", checkpoint)
+            write_checkpoint(out / NEWEST, checkpoint)
+            if self._is_best():
+                write_checkpoint(out / BEST, checkpoint)
+            write_state(state_path(out, self.step), self._state(chances))
+            for pattern in ("osediff_*.safetensors", "state_*.pt"):
+                prune(out, pattern, keep, self.step)
+        self.accelerator.wait_for_everyone()
+        return out / NEWEST
+
+    def resume(self) -> None:
+        """Go on from the newest state in the folder, if any. OSEDiffError where it is another run's."""
+        path = newest_state(Path(self.config.run.out))
+        if path is None:
+            return
+        state = read_state(path)
+        check_same_run(state, self.config, self.base, self.share.global_batch, path)
+        self.step, self.best = state["step"], state["best"]
+        self.backbone.load_generator(state["generator"])
+        self.stepper.generator.restore(state["generator_updater"])
+        if self.stepper.critic is not None:
+            self.backbone.load_critic(state["critic"])
+            self.stepper.critic.restore(state["critic_updater"])
+        if self.ema is not None:
+            self.ema.restore(state["ema"])
+        if self.share.rank < len(state["random"]):
+            restore_random_state(state["random"][self.share.rank], self.device)
+        log.info("Going on after step %d of %s.", self.step, path)
+
+    def _state(self, chances: list[dict[str, Any]]) -> dict[str, Any]:
+        critic = self.stepper.critic
+        return {
+            "step": self.step,
+            "best": self.best,
+            "config": to_toml(self.config),
+            "base": self.base,
+            "global_batch": self.share.global_batch,
+            "libraries": library_versions(),
+            "generator": {name: p.detach() for name, p in self.backbone.generator_parameters().items()},
+            "critic": {name: p.detach() for name, p in self.backbone.critic_parameters().items()},
+            "generator_updater": self.stepper.generator.state(),
+            "critic_updater": None if critic is None else critic.state(),
+            "ema": None if self.ema is None else self.ema.state(),
+            "random": chances,
+        }
+
+    def _is_best(self) -> bool:
+        """Measure the sample pictures, where that is asked for, and remember the best value."""
+        measure = MEASURES.get(self.config.run.best_by)
+        if measure is None:
+            return False
+        _, sr, hq = self._restored_samples()
+        value = measure(sr.cpu(), hq.cpu()).mean().item()
+        if value <= self.best:
+            return False
+        self.best = value
+        return True
 
     def _metadata(self) -> dict[str, str]:
         return {
@@ -131,43 +266,3 @@ class Trainer:
             "licence": self.config.model.licence,
             "config": to_toml(self.config),
         }
-
-
-@torch.no_grad()
-def _embed_prompts(model: OSEDiff, config: TrainConfig) -> list[Tensor]:
-    """Encode prompt and negative prompt, (1, L, D) each, and move the text encoder out of the way."""
-    embeds = [model.encode_prompt([text]) for text in (config.model.prompt, config.model.negative_prompt)]
-    model.text_encoder.to("cpu")
-    return embeds
-
-
-def _device(run: RunConfig) -> torch.device:
-    """Ask accelerate where this process computes."""
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise OSEDiffError(
-            "training needs the packages of the train extra: pip install accelerate peft tensorboard tyro"
-        ) from error
-    accelerator = Accelerator(cpu=run.device == "cpu")
-    if accelerator.num_processes > 1:
-        raise OSEDiffError("training runs in one process so far: start it with plain python")
-    return accelerator.device
-
-
-def _check_folder(run: RunConfig) -> None:
-    """Refuse the folder of another run, before anything large is loaded."""
-    if (Path(run.out) / CONFIG).exists() and not run.overwrite:
-        raise OSEDiffError(
-            f"{run.out} holds another run: choose a new folder with run.out, or set `run.overwrite = true`"
-        )
-
-
-def _write_config(config: TrainConfig) -> None:
-    """Make the run's folder and write the resolved configuration there."""
-    out = Path(config.run.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / CONFIG).write_text(to_toml(config), encoding="utf-8")
-    except OSError as error:
-        raise OSEDiffError(f"cannot write to the folder {out}: {error.strerror or error}") from error

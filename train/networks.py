@@ -24,6 +24,7 @@ from .adapters import (
 )
 from .config import ModelConfig
 from .losses import guided
+from .recompute import Recompute, recompute_activations
 
 Role = Literal["generator", "teacher", "critic"]
 
@@ -169,10 +170,10 @@ class Backbone:
             metadata=metadata,
         )
 
-    # ---- numerical format --------------------------------------------------------------------------
+    # ---- numerical format and memory ---------------------------------------------------------------
 
-    def use_bf16(self) -> None:
-        """Hold frozen weights in bfloat16 and compute in it; keep adapters, latent and eps in float32.
+    def use_half(self, dtype: torch.dtype) -> None:
+        """Hold frozen weights in 16 bits and compute in them; keep adapters, latent and eps in float32.
 
         x0 = (z - sqrt(1 - a) eps) / sqrt(a) multiplies errors of z and eps by 1 / sqrt(a), 14.65 at t = 999,
         so the layers that end the encoder, begin the UNet and end it run in float32.
@@ -182,12 +183,20 @@ class Backbone:
         exact = {id(p) for module in [unet.conv_in, *ends] for p in module.parameters()}
         for parameter in [*unet.parameters(), *vae.parameters()]:
             if not parameter.requires_grad and id(parameter) not in exact:
-                parameter.data = parameter.data.to(torch.bfloat16)
+                parameter.data = parameter.data.to(dtype)
         for module in ends:
             run_in_float32(module, torch.float32)
-        run_in_float32(unet.conv_in, torch.bfloat16)  # sees all of z
+        run_in_float32(unet.conv_in, dtype)  # sees all of z
         device = unet.device.type
-        self._autocast = lambda: torch.autocast(device, dtype=torch.bfloat16)
+        self._autocast = lambda: torch.autocast(device, dtype=dtype)
+
+    def recompute(self, what: Recompute) -> None:
+        """Compute activations again on the way back: of the VAE's decoder, of everything, or none."""
+        if what != "none":
+            recompute_activations(self.model.vae.decoder)
+        if what == "all":
+            recompute_activations(self.model.vae.encoder)
+            recompute_activations(self.model.unet)
 
     def use_channels_last(self) -> None:
         """Lay convolution weights out as (out, kh, kw, in)."""

@@ -24,7 +24,7 @@ class Report:
         self.bar = tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True)
         self.writer = None
         if config.tracker == "tensorboard":
-            self.writer = _summary_writer(self.out / "tensorboard")
+            self.writer = _summary_writer(self.out / "tensorboard", start)
 
     def losses(self, step: int, values: Mapping[str, Tensor], learning_rate: float) -> None:
         """Move the bar; every `log_every` steps show and log the step's values."""
@@ -60,11 +60,12 @@ def contact_sheet(*columns: Tensor) -> Tensor:
     return torch.cat(list(rows), dim=1)
 
 
-def _summary_writer(folder: Path):  # noqa: ANN202  (tensorboard is imported only where it is used)
+def _summary_writer(folder: Path, start: int):  # noqa: ANN202  (tensorboard is imported only where it is used)
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise OSEDiffError(
             'TensorBoard is not installed: pip install tensorboard, or set `run.tracker = "none"`'
         ) from error
-    return SummaryWriter(str(folder))
+    # What an interrupted run logged after the state that is taken up would be there twice.
+    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)

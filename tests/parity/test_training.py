@@ -21,7 +21,7 @@ from train.config import ModelConfig, TrainConfig
 from train.draws import Draws
 from train.losses import critic_loss, guided, vsd_loss
 from train.networks import Backbone
-from train.steps import Stepper
+from train.steps import Batch, Stepper
 
 LEARNING_RATE = 5e-5
 
@@ -172,7 +172,7 @@ def our_step(recorded, alpha=8.0, guidance=7.5, middle_only=False):
     names = ("posterior_noise", "vsd_noise", "vsd_timesteps", "diff_noise", "diff_timesteps")
     draws = Draws(*(io[name] for name in names))
     with torch.backends.mkldnn.flags(enabled=False):
-        values = stepper.step((io["x_src"] + 1) / 2, (io["x_tgt"] + 1) / 2, draws)
+        values = stepper.step([Batch((io["x_src"] + 1) / 2, (io["x_tgt"] + 1) / 2, draws)])
     return Step(values, *norms, generator, critic)
 
 

@@ -10,7 +10,7 @@ from train.config import TrainConfig
 from train.draws import draw
 from train.losses import critic_loss
 from train.perceptual import gradient_loss
-from train.steps import Stepper
+from train.steps import Batch, Stepper
 
 PROMPT = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(1))
 NEGATIVE = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(2))
@@ -189,7 +189,7 @@ def test_bf16_stays_near_float32(backbone, batch):
     exact, half = backbone(), backbone()
     for networks in (exact, half):
         randomize(networks.generator_parameters())
-    half.use_bf16()
+    half.use_half(torch.bfloat16)
     (_, expected), (_, ours) = (networks.generate(batch[0], PROMPT, None) for networks in (exact, half))
     assert ours.dtype == torch.float32
     assert 0 < (ours - expected).norm() / expected.norm() < 0.1
@@ -199,7 +199,7 @@ def test_bf16_stays_near_float32(backbone, batch):
 def test_bf16_does_not_round_what_x0_amplifies(backbone, batch):
     """At t = 999 a rounded latent or eps would come out 14.65 times coarser."""
     networks = backbone()
-    networks.use_bf16()
+    networks.use_half(torch.bfloat16)
     with networks._autocast():
         z = networks.model.encode(batch[0])
         eps = networks.model.predict_noise(z, PROMPT)
@@ -214,15 +214,15 @@ def test_bf16_does_not_round_what_x0_amplifies(backbone, batch):
 def test_bf16_keeps_adapters_in_float32_and_trains_them(backbone, batch):
     networks = backbone()
     before = {k: p.detach().clone() for k, p in networks.generator_parameters().items()}
-    networks.use_bf16()
+    networks.use_half(torch.bfloat16)
     for name, parameter in networks.generator_parameters().items():
         assert parameter.dtype == torch.float32
         assert torch.equal(parameter, before[name]), "rounded on the way"
     frozen = [p for p in networks.model.unet.down_blocks.parameters() if not p.requires_grad]
     assert {p.dtype for p in frozen} == {torch.bfloat16}
     stepper = Stepper(networks, TrainConfig(), gradient_loss, PROMPT, NEGATIVE)
-    draws = draw(0, 1, (2, 4, 8, 8), TrainConfig().loss, torch.device("cpu"))
-    values = stepper.step(*batch, draws)
+    draws = draw(0, [0, 1], (4, 8, 8), TrainConfig().loss, torch.device("cpu"))
+    values = stepper.step([Batch(*batch, draws)])
     assert all(value.isfinite() for value in values.values())
     assert any(not torch.equal(p, before[k]) for k, p in networks.generator_parameters().items())
 

@@ -1,0 +1,122 @@
+"""What a run needs before its first step: processes, a folder, prompts, a start."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from osediff_core.checkpoint import Checkpoint, read_checkpoint
+from osediff_core.errors import OSEDiffError
+from osediff_core.model import OSEDiff
+
+from .config import RunConfig, TrainConfig, to_toml
+from .networks import Backbone
+from .state import newest_state
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+CONFIG = "config.toml"
+LOOK_AT = 64  # numbers per tensor that tell one base from another
+
+
+def start_processes(run: RunConfig) -> Accelerator:
+    """Meet the other processes of the run, if it was launched with several, and find this one's device."""
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise OSEDiffError(
+            "training needs the packages of the train extra: pip install accelerate peft tensorboard tyro"
+        ) from error
+    return Accelerator(
+        cpu=run.device == "cpu", mixed_precision="no"
+    )  # numerical formats are the networks' own
+
+
+def check_folder(run: RunConfig) -> None:
+    """Refuse the folder of another run, before anything large is loaded."""
+    out = Path(run.out)
+    if (out / CONFIG).exists() and not (run.overwrite or run.resume):
+        remedy = "go on with it with run.resume, " if newest_state(out) else ""
+        raise OSEDiffError(
+            f"{run.out} holds another run: {remedy}choose a new folder with run.out, "
+            "or set `run.overwrite = true`"
+        )
+
+
+def make_folder(config: TrainConfig) -> None:
+    """Make the run's folder, remove the states of a run that is overwritten, write the configuration."""
+    out = Path(config.run.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not config.run.resume:
+            for path in out.glob("state_*.pt"):
+                path.unlink()
+        (out / CONFIG).write_text(to_toml(config), encoding="utf-8")
+    except OSError as error:
+        raise OSEDiffError(f"cannot write to the folder {out}: {error.strerror or error}") from error
+
+
+@torch.no_grad()
+def embed_prompts(model: OSEDiff, config: TrainConfig) -> list[Tensor]:
+    """Encode prompt and negative prompt, (1, L, D) each, and move the text encoder out of the way."""
+    embeds = [model.encode_prompt([text]) for text in (config.model.prompt, config.model.negative_prompt)]
+    model.text_encoder.to("cpu")
+    return embeds
+
+
+@torch.no_grad()
+def fingerprint(model: OSEDiff) -> str:
+    """Hash a sample of the base's weights, names and shapes: another base, another fingerprint."""
+    digest = hashlib.sha256()
+    for part in (model.unet, model.vae):
+        for name, tensor in part.state_dict().items():
+            some = tensor.flatten()[:: max(1, tensor.numel() // LOOK_AT)]  # (64 or so,)
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(some.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def init_generator(backbone: Backbone, path: str) -> None:
+    """Start the generator from a checkpoint: the same function, whatever its rank and alpha.
+
+    A smaller rank is filled up: new rows of A keep their random start, and their columns of B are zero.
+    Raises OSEDiffError where the checkpoint has more than the configured networks, or does not fit the base.
+    """
+    checkpoint, config = read_checkpoint(path), backbone.config
+    start = dict(backbone.generator_parameters())
+    tensors = _grown(checkpoint, start, config.lora_alpha)
+    missing = start.keys() - tensors.keys()
+    if any(not name.startswith("unet.conv_in.") for name in missing):
+        raise OSEDiffError(f"{path} does not fit this base: it has nothing for {min(missing)}")
+    backbone.load_generator({**{name: start[name].detach() for name in missing}, **tensors})
+
+
+def _grown(checkpoint: Checkpoint, start: dict[str, nn.Parameter], alpha: float) -> dict[str, Tensor]:
+    parts = {"unet": (checkpoint.unet, checkpoint.scale_unet), "vae": (checkpoint.vae, checkpoint.scale_vae)}
+    grown = {}
+    for part, (tensors, scale) in parts.items():
+        for key, tensor in tensors.items():
+            name = f"{part}.{key}"
+            if name not in start:
+                raise OSEDiffError(f"the checkpoint has {name}, which this configuration does not train")
+            target = start[name]
+            grown[name] = tensor.to(target)
+            if ".lora_" not in name:
+                continue
+            side = 0 if name.endswith(".lora_A.weight") else 1  # where the rank is
+            rank, new_rank = tensor.shape[side], target.shape[side]
+            if rank > new_rank:
+                raise OSEDiffError(
+                    f"the checkpoint has rank {rank} in {part}: set model.rank_{part} to it or more"
+                )
+            if side == 0:
+                grown[name] = torch.cat([tensor.to(target), target.detach()[rank:]])
+            else:
+                padding = target.new_zeros(tensor.shape[0], new_rank - rank, *tensor.shape[2:])
+                grown[name] = torch.cat([tensor.to(target) * scale / (alpha / new_rank), padding], dim=1)
+    return grown
