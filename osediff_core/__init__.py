@@ -11,8 +11,9 @@ from .errors import OSEDiffError
 if TYPE_CHECKING:
     from .model import OSEDiff
     from .restore import restore
+    from .tagger import Tagger
 
-__all__ = ["OSEDiff", "OSEDiffError", "restore"]
+__all__ = ["OSEDiff", "OSEDiffError", "Tagger", "restore"]
 
 
 class _Package(ModuleType):
@@ -27,6 +28,12 @@ class _Package(ModuleType):
         from .model import OSEDiff
 
         return OSEDiff
+
+    @property
+    def Tagger(self) -> type[Tagger]:  # noqa: N802
+        from .tagger import Tagger
+
+        return Tagger
 
     @property
     def restore(self) -> object:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from .errors import OSEDiffError
 from .files import check_target
 from .images import read_image, write_image
 from .jobs import Job
 from .model import OSEDiff
+from .prompts import PromptSource, cut_prompt, plain_text, token_counter
 from .resize import resize_alpha, target_size
 from .restore import Progress, restore
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How pictures are restored and written; `restore` and `write_image` say what each means."""
+    """How pictures are restored and written; `restore` and `write_image` say what each means.
+
+    source: what makes each picture's prompt, with the words of `prompt` in it.
+    """
 
     scale: float = 4.0
     prompt: str = ""
@@ -25,6 +34,7 @@ class Settings:
     tile: str | int = "auto"
     overlap: int = 32
     quality: int | None = None
+    source: PromptSource = plain_text
 
 
 def restore_file(
@@ -41,7 +51,7 @@ def restore_file(
         model,
         picture.rgb,
         scale=settings.scale,
-        prompt=settings.prompt,
+        prompt=_prompt(model, picture.rgb, source.name, settings),
         color=settings.color,
         tile=settings.tile,
         overlap=settings.overlap,
@@ -49,6 +59,17 @@ def restore_file(
     )  # (1, 3, *size)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, size)  # (1, 1, *size)
     write_image(target, sr, alpha, picture.exif, quality=settings.quality)
+
+
+def _prompt(model: OSEDiff, rgb: Tensor, name: str, settings: Settings) -> str:
+    """Return the prompt for a picture (1, 3, H, W), and say what it is where nobody typed it, or is cut."""
+    prompt = settings.source(rgb, settings.prompt, settings.scale)[0]
+    if settings.source is not plain_text:
+        logger.info("%s: %s", name, prompt)
+    _, note = cut_prompt(prompt, token_counter(model.tokenizer))
+    if note:
+        logger.warning("the prompt of %s is %s", name, note)
+    return prompt
 
 
 def restore_files(

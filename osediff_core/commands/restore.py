@@ -17,6 +17,7 @@ from ..jobs import Job, Plan, make_plan
 
 if TYPE_CHECKING:
     from ..model import OSEDiff
+    from ..prompts import PromptSource
     from ..restore import Progress
 
 FORMATS = ("png", "jpg", "webp", "tif", "bmp")
@@ -75,6 +76,9 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("picture").add_argument
     add("--scale", type=_scale, default=4.0, metavar="N", help="how much larger, at least 1 (default 4)")
     add("--prompt", default="", metavar="TEXT", help="what the picture shows (default nothing)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--tagger", metavar="FILE", help="tag each picture: a file of osediff convert-dape")
+    source.add_argument("--vlm", metavar="MODEL", help="describe each by this vision-language model's folder")
     add("--color", choices=COLORS, default="adain", help="how colours follow the input (default adain)")
     add("--tile", type=_tile, default="auto", metavar="N", help="auto, off, or a side in latent pixels")
     add("--overlap", type=_whole(0), default=32, metavar="N", help="of tiles, in latent pixels (default 32)")
@@ -108,11 +112,27 @@ def _restore(args: argparse.Namespace) -> int:
         note(f"nothing to do: all {plan.already} are there already (--overwrite does them again)")
         return DONE
     try:
+        source = _prompt_source(args)
         model = _load(args)
     except (OSEDiffError, MemoryError) as error:
         say(f"error: {str(error) or 'there is not enough memory for this model'}")
         return FAILED
-    return _go_through(model, plan, args)
+    return _go_through(model, source, plan, args)
+
+
+def _prompt_source(args: argparse.Namespace) -> PromptSource:
+    """Load what makes the prompts, if it is more than --prompt."""
+    if args.tagger is not None:
+        from ..tagger import Tagger
+
+        return Tagger.from_pretrained(args.tagger, dtype=args.dtype, device=args.device)
+    if args.vlm is not None:
+        from ..captioner import Captioner
+
+        return Captioner.from_pretrained(args.vlm, dtype=args.dtype, device=args.device)
+    from ..prompts import plain_text
+
+    return plain_text
 
 
 def _load(args: argparse.Namespace) -> OSEDiff:
@@ -131,11 +151,11 @@ def _load(args: argparse.Namespace) -> OSEDiff:
     )
 
 
-def _go_through(model: OSEDiff, plan: Plan, args: argparse.Namespace) -> int:
+def _go_through(model: OSEDiff, source: PromptSource, plan: Plan, args: argparse.Namespace) -> int:
     """Restore all of a plan's pictures; say what was done and, at the end, what failed."""
     from ..batch import Settings, restore_files
 
-    settings = Settings(args.scale, args.prompt, args.color, args.tile, args.overlap, args.quality)
+    settings = Settings(args.scale, args.prompt, args.color, args.tile, args.overlap, args.quality, source)
     results: list[tuple[Job, str | None]] = []
     try:
         with _bars(len(plan.jobs), args.quiet) as (begin, end):
