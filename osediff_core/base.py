@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ def load_base(
 
 def _open(path: str | Path, vocabulary: str | Path | None, architecture: Architecture) -> _Source:
     """Find the parts of a base, and check what can be checked without reading them."""
-    place = _locate(path)
+    place = locate(path)
     if place.is_dir():
         check_layout(place)
         schedule = alphas_cumprod(scheduler_config(place))  # (T,)
@@ -90,8 +90,22 @@ def _open(path: str | Path, vocabulary: str | Path | None, architecture: Archite
     return _Source(parts, sd2_tokenizer(vocabulary), alphas_cumprod(architecture.scheduler))
 
 
-def _locate(path: str | Path) -> Path:
-    """Return the file or folder of a base, which may be given as a hub id."""
+def read_schedule(path: str | Path, architecture: Architecture = SD21) -> dict[str, Any]:
+    """Return the scheduler's config of a base; OSEDiffError as for `load_base`."""
+    place = locate(path)
+    return scheduler_config(place) if place.is_dir() else dict(architecture.scheduler)
+
+
+def read_conv_in(path: str | Path, architecture: Architecture = SD21) -> dict[str, Tensor]:
+    """Return "conv_in.weight" and "conv_in.bias" of a base's UNet in float32, and load nothing else."""
+    place = locate(path)
+    parts = folder_parts(place) if place.is_dir() else single_file_parts(place, architecture)
+    tensors = parts["unet"].tensors()
+    return {key: tensors[key].float().clone() for key in ("conv_in.weight", "conv_in.bias")}
+
+
+def locate(path: str | Path) -> Path:
+    """Return the file or folder of a base, which may be given as a hub id; OSEDiffError if there is none."""
     place = Path(path)
     if place.exists():
         return place

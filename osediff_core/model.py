@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from . import diffusion
-from .base import DEMO_BASE, DEMO_WEIGHTS, load_base, resolve_device, resolve_dtype
+from .base import DEMO_BASE, DEMO_WEIGHTS, load_base, locate, resolve_device, resolve_dtype
 from .checkpoint import Checkpoint, read_checkpoint
 from .errors import OSEDiffError
 from .lora import check_fit, folded
+from .marker import read_marker
 from .network import Change
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class OSEDiff(nn.Module):
             )
         device = resolve_device(device)
         dtype = resolve_dtype(dtype, device)
+        _check_merged(base, weights, strength)
         checkpoint = None if weights is None else read_checkpoint(weights)
 
         def edit(name: str, network: nn.Module) -> Change | None:
@@ -174,6 +176,16 @@ def _sources(base: str | Path | None, weights: str | Path | None) -> tuple[str |
             "this installation has no bundled demo model: give a base and weights, or install again"
         )
     return DEMO_BASE, DEMO_WEIGHTS
+
+
+def _check_merged(base: str | Path, weights: Path | None, strength: float) -> None:
+    """Refuse to fold anything into a base that has its checkpoint in it already."""
+    merged = read_marker(locate(base))
+    if merged is not None and (weights is not None or strength != 1):
+        raise OSEDiffError(
+            f"{base} has the checkpoint {merged.get('weights')} merged into it, for good and at strength "
+            f"{merged.get('strength')}: leave out weights and strength, or use the base that it was made from"
+        )
 
 
 def _folding(name: str, network: nn.Module, checkpoint: Checkpoint, strength: float) -> Change:

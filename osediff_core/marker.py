@@ -1,0 +1,38 @@
+"""The mark of a base that has a checkpoint folded into it for good: osediff.json in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import OSEDiffError
+
+MARKER, FORMAT, FORMAT_VERSION = "osediff.json", "osediff-merged", 1
+
+
+def write_marker(folder: Path, about: Mapping[str, str]) -> None:
+    """Mark a folder; `about` is what `read_marker` will return."""
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "about": dict(about)}
+    (folder / MARKER).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_marker(folder: Path) -> dict[str, str] | None:
+    """Return what was merged into a base, or None for a base without a mark.
+
+    Raises OSEDiffError for a mark that is damaged or newer than this program.
+    """
+    file = folder / MARKER
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        kind, number, about = content["format"], content["format_version"], dict(content["about"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OSEDiffError(f"{file} is damaged: merge the model again by `osediff convert`") from error
+    if kind != FORMAT or number != FORMAT_VERSION:
+        raise OSEDiffError(
+            f"{file} is of format {kind} {number}, but this program reads {FORMAT} {FORMAT_VERSION}: "
+            "update the program"
+        )
+    return about

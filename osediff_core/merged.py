@@ -1,0 +1,112 @@
+"""A base with a checkpoint folded in for good: one folder, which loads without any LoRA work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .base import read_schedule
+from .checkpoint import Checkpoint, read_checkpoint
+from .errors import OSEDiffError
+from .marker import write_marker
+from .model import OSEDiff
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+
+def write_merged(
+    out: str | Path,
+    base: str | Path,
+    weights: str | Path,
+    *,
+    strength: float = 1.0,
+    dtype: torch.dtype = torch.float16,
+    vocabulary: str | Path | None = None,
+) -> None:
+    """Write a new folder that holds `base` with `weights` folded in, marked as an OSEDiff model.
+
+    LoRA is folded in float32 and rounded once to `dtype`. vocabulary: as for `OSEDiff.from_pretrained`. The
+    folder is written beside and then renamed. Raises OSEDiffError if it exists, cannot be written, or if base
+    or weights cannot be loaded.
+    """
+    out = Path(out)
+    if out.exists():
+        raise OSEDiffError(f"{out} is there already: name a folder that does not exist yet")
+    checkpoint = read_checkpoint(weights)
+    model = OSEDiff.from_pretrained(
+        base, weights, strength=strength, dtype=dtype, device="cpu", vocabulary=vocabulary
+    )
+    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        beside.mkdir(parents=True)
+        _save(beside, model, read_schedule(base))
+        write_marker(beside, _about(checkpoint, Path(weights), strength, dtype))
+        _let_others_read(beside)
+        beside.rename(out)
+    except (OSError, RuntimeError, _safetensor_error()) as error:
+        raise OSEDiffError(f"the folder {out} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _save(folder: Path, model: OSEDiff, schedule: Mapping[str, Any]) -> None:
+    """Write the five parts of a base in the diffusers layout."""
+    parts = {"unet": model.unet, "vae": model.vae, "text_encoder": model.text_encoder}
+    for name, network in parts.items():
+        network.save_pretrained(folder / name)  # pyright: ignore[reportCallIssue]
+        config = folder / name / "config.json"
+        settings = json.loads(config.read_text(encoding="utf-8"))
+        settings.pop("_name_or_path", None)  # where it was on the computer that made it
+        config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    _save_tokenizer(folder / "tokenizer", model.tokenizer)
+    (folder / "scheduler").mkdir()
+    text = json.dumps({"_class_name": "DDPMScheduler", **schedule}, indent=2)
+    (folder / "scheduler" / "scheduler_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _save_tokenizer(folder: Path, tokenizer: CLIPTokenizer) -> None:
+    """Write a tokenizer so that any version of transformers reads it: version 5 leaves out the old files."""
+    tokenizer.save_pretrained(folder)
+    if (folder / "vocab.json").is_file():
+        return
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+
+
+def _about(checkpoint: Checkpoint, weights: Path, strength: float, dtype: torch.dtype) -> dict[str, str]:
+    about = {
+        "weights": weights.name,
+        "strength": str(strength),
+        "dtype": str(dtype).removeprefix("torch."),
+        "rank_unet": str(checkpoint.rank_unet),
+        "alpha_unet": str(checkpoint.alpha_unet),
+        "rank_vae": str(checkpoint.rank_vae),
+        "alpha_vae": str(checkpoint.alpha_vae),
+    }
+    return {**checkpoint.metadata, **about}
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give files the mode that new files have here: safetensors 0.8 lets only their owner read them."""
+    probe = folder / "probe"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+
+
+def _safetensor_error() -> type[Exception]:
+    from safetensors import SafetensorError
+
+    return SafetensorError
