@@ -16,12 +16,15 @@ def filter2d(image: Tensor, kernel: Tensor) -> Tensor:
     """Correlate each channel of (C, H, W) with a (k, k) kernel of odd side; the border is reflected.
 
     Unlike a plain reflection it accepts pictures smaller than the kernel's radius, as small training crops
-    become after two shrinkings: the reflection is then repeated.
+    become after two shrinkings: the reflection is then repeated. It goes through the Fourier transform, which
+    on a CPU is several times as fast as sliding such large kernels, and equal to about 1e-6.
     """
-    channels = image.shape[0]
-    padded = _reflect(image[None], kernel.shape[-1] // 2)  # (1, C, H + 2r, W + 2r)
-    weight = kernel.to(image).expand(channels, 1, -1, -1)
-    return F.conv2d(padded, weight, groups=channels)[0]
+    side = kernel.shape[-1]
+    padded = _reflect(image[None], side // 2)[0]  # (C, H + 2r, W + 2r)
+    size = (padded.shape[-2], padded.shape[-1])
+    response = torch.fft.rfft2(kernel.to(image).flip(0, 1), s=size)
+    filtered = torch.fft.irfft2(torch.fft.rfft2(padded) * response, s=size)  # (C, H + 2r, W + 2r)
+    return filtered[:, side - 1 :, side - 1 :].contiguous()
 
 
 def _reflect(image: Tensor, radius: int) -> Tensor:
