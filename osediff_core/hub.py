@@ -27,6 +27,10 @@ class MirrorError(OSEDiffError):
     """One repository does not have the file, so that another may be asked."""
 
 
+class BrokenOffError(OSEDiffError):
+    """The hub did not answer, or stopped in the middle."""
+
+
 @dataclass(frozen=True)
 class Remote:
     """A file as the hub describes it. etag: the hub's hash of it. size: bytes, None where it does not say."""
@@ -83,7 +87,7 @@ def download(remote: Remote, file: SourceFile, target: Path) -> str:
         part.unlink()
         done = 0
     _check_room(target.parent, remote, done)
-    _transfer(remote, part, done)
+    _complete(remote, part)
     try:
         checked = check(part, file, remote)
     except OSEDiffError:
@@ -174,8 +178,19 @@ def _check_room(folder: Path, remote: Remote, done: int) -> None:
         )
 
 
+def _complete(remote: Remote, part: Path) -> None:
+    """Append to the part what it lacks; a broken connection is taken up again as long as any comes."""
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            return _transfer(remote, part, before)
+        except BrokenOffError:
+            if part.stat().st_size <= before:
+                raise
+
+
 def _transfer(remote: Remote, part: Path, done: int) -> None:
-    """Append to the part what it lacks, with a progress bar."""
+    """Append to a part of `done` bytes, with a progress bar."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
@@ -199,12 +214,13 @@ def _answers(what: str) -> Iterator[None]:
     transport = cast("type[Exception]", HfHubHTTPError.__bases__[0])
     try:
         yield
-    except HfHubHTTPError as error:
-        raise _refusal(what, getattr(error.response, "status_code", 0)) from error
     except (transport, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            raise _refusal(what, status) from error
         if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
             raise OSEDiffError(f"{what} could not be written: {error}; make room and fetch again") from error
-        raise OSEDiffError(
+        raise BrokenOffError(
             f"{endpoint()} did not answer, or broke off, at {what} ({_first_line(error)}): check the "
             "connection and fetch again, which goes on where it stopped; HF_ENDPOINT names another hub"
         ) from error
