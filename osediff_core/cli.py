@@ -21,6 +21,7 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
+        "convert": Command("convert", "write a checkpoint in another layout, or merged into its base"),
         "convert-dape": Command("convert_dape", "make one small tagger file of RAM's weights and DAPE's"),
         "fetch": Command("fetch", "get the published weights"),
     }

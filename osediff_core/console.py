@@ -19,6 +19,10 @@ from .errors import OSEDiffError
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
+class CommandError(OSEDiffError):
+    """A command that cannot be meant, found out before anything was begun: status 2."""
+
+
 def command_parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of `osediff NAME`, with --quiet."""
     parser = argparse.ArgumentParser(
@@ -39,6 +43,7 @@ def answer(work: Callable[[], int], quiet: bool = False) -> int:
             return work()
         except OSEDiffError as error:
             say(f"error: {error}")
+            return USAGE if isinstance(error, CommandError) else FAILED
         except MemoryError as error:
             say(f"error: {str(error) or 'there is not enough memory for this'}")
         except KeyboardInterrupt:

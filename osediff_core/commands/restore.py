@@ -137,6 +137,8 @@ def _prompt_source(args: argparse.Namespace) -> PromptSource:
 
 def _load(args: argparse.Namespace) -> OSEDiff:
     """Load the model, and say so where it is not the one that a user may expect."""
+    from ..base import locate
+    from ..marker import read_marker
     from ..model import OSEDiff
     from ..restore import tile_side
     from ..tiling import grid
@@ -144,7 +146,7 @@ def _load(args: argparse.Namespace) -> OSEDiff:
     grid(1, 1, tile_side(args.tile), args.overlap)  # refuses impossible tiles before the model is loaded
     if args.base is None and args.weights is None:
         note("no --base and --weights: using the bundled demo, a small model (README.md: the real weights)")
-    elif args.weights is None:
+    elif args.weights is None and read_marker(locate(args.base)) is None:
         note("no --weights: this is the plain base, which was never trained to restore")
     return OSEDiff.from_pretrained(
         args.base, args.weights, strength=args.strength, dtype=args.dtype, device=args.device

@@ -1,0 +1,156 @@
+"""`osediff convert IN OUT`: a checkpoint in another layout, for stock ComfyUI, or merged into its base."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..console import DONE, CommandError, answer, command_parser, note
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+
+SUFFIX_OF = {"osediff": (".safetensors",), "published": (".pkl", ".pt", ".pth", ".bin")}
+LAYOUTS = ("osediff", "published", "comfyui", "merged")
+DTYPES = ("float16", "bfloat16", "float32")
+EPILOG = """\
+layouts:
+  osediff    one .safetensors file of this project, with rank, alpha and how it was trained
+  published  the .pkl of the published code, whose alpha is 8: B takes up the difference
+  comfyui    a folder with two files: a LoRA of the UNet for ComfyUI's LoraLoader (models/loras), and patches
+             for the encoder of its VAE (models/osediff). With --base the LoRA follows LoraLoader's strength
+             in every layer; without it conv_in, which is trained in full, is set whatever the strength
+  merged     a folder: the base of --base with the checkpoint folded in, which loads by itself"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Convert what `argv` names, and return the exit status."""
+    args = _parser().parse_args(argv)
+    return answer(lambda: _convert(args), args.quiet)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("convert", "Write a checkpoint in another layout.", EPILOG)
+    add = parser.add_argument
+    add("source", metavar="IN", help="a checkpoint: .safetensors of this project, or the published .pkl")
+    add("target", metavar="OUT", help="the file, or for comfyui and merged the folder, to write")
+    add("--to", choices=LAYOUTS, help="the layout (default: what OUT's ending says)")
+    add("--base", metavar="PATH", help="the base that the checkpoint was trained on")
+    add("--dtype", choices=DTYPES, help="of a merged model (default float16)")
+    add("--strength", type=float, metavar="N", help="of a merged model (default 1, as trained)")
+    add("--vocabulary", metavar="FOLDER", help="CLIP's vocabulary, to merge into a single-file base")
+    add("--overwrite", action="store_true", help="replace files that exist; folders never")
+    return parser
+
+
+def _convert(args: argparse.Namespace) -> int:
+    """Check what can be checked before anything heavy is imported, read, write."""
+    source, target = Path(args.source), Path(args.target)
+    layout = args.to or _layout_of(target)
+    _check(layout, target, args)
+    from ..checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(source)
+    write = {"osediff": _osediff, "published": _published, "comfyui": _comfyui, "merged": _merged}[layout]
+    write(checkpoint, target, args)
+    return DONE
+
+
+def _layout_of(target: Path) -> str:
+    for layout, suffixes in SUFFIX_OF.items():
+        if target.suffix in suffixes:
+            return layout
+    raise CommandError(
+        f"{target} does not end in .safetensors or .pkl, so say what to write: --to comfyui or --to merged"
+    )
+
+
+def _check(layout: str, target: Path, args: argparse.Namespace) -> None:
+    """Raise CommandError for options that do not go together, and where something would be lost."""
+    suffixes = SUFFIX_OF.get(layout)
+    if suffixes is not None and target.suffix not in suffixes:
+        raise CommandError(f"a file of the layout {layout} ends in {suffixes[0]}, got {target.name}")
+    if layout == "merged" and args.base is None:
+        raise CommandError("a merged model needs the base that the checkpoint was trained on: give --base")
+    for option in ("dtype", "strength", "vocabulary"):
+        if layout != "merged" and getattr(args, option) is not None:
+            raise CommandError(f"--{option} is for --to merged, and the layout {layout} has no use for it")
+    if not target.parent.is_dir():
+        raise CommandError(f"there is no folder {target.parent}: make it first")
+    if layout == "merged" and target.exists():
+        raise CommandError(f"{target} is there already: name a folder that does not exist yet")
+    for file in _export_files(target, args) if layout == "comfyui" else [target]:
+        _may_write(file, args)
+
+
+def _may_write(file: Path, args: argparse.Namespace) -> None:
+    if file.is_dir():
+        raise CommandError(f"{file} is a folder, and a file was to be written there: name a file")
+    if file.exists() and Path(args.source).exists() and file.samefile(args.source):
+        raise CommandError(f"{file} is the checkpoint itself: name another file")
+    if file.exists() and not args.overwrite:
+        raise CommandError(f"{file} is there already: name another, or give --overwrite")
+
+
+def _export_files(folder: Path, args: argparse.Namespace) -> list[Path]:
+    """Return where the UNet's and the VAE's part go."""
+    if folder.exists() and not folder.is_dir():
+        raise CommandError(f"{folder} is a file, and a folder for two files is needed: name a folder")
+    stem = Path(args.source).stem
+    return [folder / f"{stem}_{part}.safetensors" for part in ("unet_lora", "vae_encoder")]
+
+
+def _osediff(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
+    from ..checkpoint import write_checkpoint
+
+    write_checkpoint(target, checkpoint)
+    note(f"wrote {target}")
+
+
+def _published(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
+    from ..base import read_conv_in
+    from ..checkpoint import write_published
+
+    if not {"conv_in.weight", "conv_in.bias"} <= checkpoint.unet.keys():
+        if args.base is None:
+            raise CommandError(
+                f"the published layout has the whole of conv_in, which {args.source} left as the base has "
+                "it: give that base by --base"
+            )
+        checkpoint = replace(checkpoint, unet={**read_conv_in(args.base), **checkpoint.unet})
+        note("conv_in is the base's own: this checkpoint has no other")
+    write_published(target, checkpoint)
+    note(f"wrote {target}; its layout has no place for how it was trained")
+
+
+def _comfyui(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
+    from ..base import read_conv_in
+    from ..exports import write_unet_lora, write_vae_patch
+
+    unet, vae = _export_files(target, args)
+    conv_in = None if args.base is None else read_conv_in(args.base)
+    target.mkdir(exist_ok=True)
+    write_unet_lora(unet, checkpoint, conv_in)
+    note(f"wrote {unet}: put it into models/loras, for LoraLoader")
+    write_vae_patch(vae, checkpoint)
+    note(f"wrote {vae}: put it into models/osediff; no stock node reads it")
+    if args.base is None and "conv_in.weight" in checkpoint.unet:
+        note("without --base, conv_in is set whatever the strength in LoraLoader: use strength 1")
+
+
+def _merged(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
+    from ..base import DTYPES as TYPES
+    from ..merged import write_merged
+
+    write_merged(
+        target,
+        args.base,
+        args.source,
+        strength=1.0 if args.strength is None else args.strength,
+        dtype=TYPES[args.dtype or "float16"],
+        vocabulary=args.vocabulary,
+    )
+    note(f"wrote {target}: a base that needs no weights; the licence of {args.base} goes with it")
