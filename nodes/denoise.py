@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..osediff_core.restore import denoise, tile_side
+from ..osediff_core.restore import MOST_DETAIL, denoise, tile_side
 from .checks import one_of
 from .encode import CATEGORY
 from .latents import pack_latent, prompt_embeds, unpack_latent
@@ -25,6 +25,20 @@ def tile_input() -> io.Combo.Input:
         tooltip="Side of the tiles that the UNet works on, in latent pixels (one is 8 pixels of the picture "
         "for Stable Diffusion). auto: whole up to 96 × 96, in tiles of 96 above. off: always whole. Smaller "
         "tiles need less memory.",
+    )
+
+
+def detail_input() -> io.Float.Input:
+    """The dial from faithful to generative, the same on every node that has one."""
+    return io.Float.Input(
+        "detail",
+        default=1.0,
+        min=0.0,
+        max=MOST_DETAIL,
+        step=0.05,
+        optional=True,
+        tooltip="How far the restoring step goes. 1 is as trained; less keeps nearer to the encoded input, "
+        "more goes beyond.",
     )
 
 
@@ -61,6 +75,7 @@ class OSEDiffDenoise(io.ComfyNode):
                     tooltip="How far neighbouring tiles lie over each other, in latent pixels. It must be "
                     "less than the tile.",
                 ),
+                detail_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="For OSEDiff Decode.")],
         )
@@ -84,10 +99,13 @@ class OSEDiffDenoise(io.ComfyNode):
         tile: str,
         overlap: int,
         conditioning: list[Any] | None = None,
+        detail: float = 1.0,
     ) -> io.NodeOutput:
         """LATENT (B, C, h, w), with whatever else the incoming one carried."""
         z_lq = unpack_latent(model.idle, latent)  # (B, C, h, w)
         loaded = model.load(pixels=z_lq.shape[-2] * z_lq.shape[-1] * model.idle.reduction**2)
         embeds = prompt_embeds(loaded, conditioning)  # (1 or B, L, D)
-        z_hq = denoise(loaded, z_lq, embeds, tile_value(tile), overlap, progress_bar())  # (B, C, h, w)
+        z_hq = denoise(
+            loaded, z_lq, embeds, tile_value(tile), overlap, progress_bar(), detail=detail
+        )  # (B, C, h, w)
         return io.NodeOutput({**latent, "samples": pack_latent(loaded, z_hq)})

@@ -5,11 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..osediff_core.prompts import join_prompts, split_prompts
 from ..osediff_core.resize import resize_alpha, target_size
 from ..osediff_core.restore import restore
 from .checks import one_of
+from .dape import DapeType, ManagedTagger, one_by_one
 from .decode import COLORS, color_input
-from .denoise import TILES, tile_input, tile_value
+from .denoise import TILES, detail_input, tile_input, tile_value
 from .encode import IMAGE_TIP, prompt_input, scale_input
 from .images import join_image, split_image
 from .managed import ManagedModel, ModelType
@@ -34,6 +36,13 @@ class OSEDiffUpscale(io.ComfyNode):
                 prompt_input(),
                 color_input(),
                 tile_input(),
+                detail_input(),
+                DapeType.Input(
+                    "dape",
+                    optional=True,
+                    tooltip="A tagger from OSEDiff DAPE Loader: it puts what it sees in each picture before the "
+                    "prompt, as published. Not connected: the prompt alone.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The restored picture."),
@@ -49,21 +58,35 @@ class OSEDiffUpscale(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ManagedModel, image: Tensor, scale: float, prompt: str, color: str, tile: str
+        cls,
+        model: ManagedModel,
+        image: Tensor,
+        scale: float,
+        prompt: str,
+        color: str,
+        tile: str,
+        detail: float = 1.0,
+        dape: ManagedTagger | None = None,
     ) -> io.NodeOutput:
         """IMAGE (B, floor(scale * H + 0.5), floor(scale * W + 0.5), 3 or 4), and the prompt."""
         colours, alpha = split_image(image)  # (B, 3, H, W)
         size = target_size(colours.shape[-2], colours.shape[-1], scale)
+        prompts = split_prompts(prompt)
+        if dape is not None:
+            tagger = dape.load()
+            prompts = one_by_one(colours, prompt, lambda one, text: tagger(one, text, scale)[0])
         restored = restore(
             model.load(pixels=size[0] * size[1]),
             colours,
             scale=scale,
-            prompt=prompt,
+            prompt=prompts if len(prompts) > 1 else prompts[0],
             color=color,
             tile=tile_value(tile),
+            detail=detail,
             progress=progress_bar(),
         )  # (B, 3, *size)
-        note = f"{size[1]} × {size[0]}"
+        used = join_prompts(prompts)
+        note = f"{size[1]} × {size[0]}" + (f"\n{used}" if dape is not None else "")
         say(cls.hidden.unique_id, note)
         alpha = None if alpha is None else resize_alpha(alpha, size)
-        return io.NodeOutput(join_image(restored, alpha), prompt, ui=ui.PreviewText(note))
+        return io.NodeOutput(join_image(restored, alpha), used, ui=ui.PreviewText(note))

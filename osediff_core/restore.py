@@ -20,6 +20,7 @@ from .resize import crop, pad_to_multiple, resize_bicubic, target_size
 from .tiling import Box, grid, tiled
 
 Progress = Callable[[int, int], None]
+MOST_DETAIL = 2.0  # beyond, latents are far from any that the decoder has seen
 AUTO_TILE = 96  # latent pixels: the published tile, which never depends on free memory
 
 logger = logging.getLogger(__name__)
@@ -35,24 +36,27 @@ def restore(
     color: str = "adain",
     tile: str | int = "auto",
     overlap: int = 32,
+    detail: float = 1.0,
     progress: Progress | None = None,
 ) -> Tensor:
     """Return the restored images, (B, 3, H', W') float32 in [0, 1] on lq's device, H' = floor(scale H + 0.5).
 
     lq: (B, 3, H, W), uint8 or float in [0, 1], any size from 1x1. prompt: one for all images or one for each.
     color: adain, wavelet or none. tile: "auto" (whole up to 96 x 96 latent pixels, else tiles of 96), "off",
-    or the tile's side in latent pixels. progress(done, total) is called after every tile of the UNet, and
-    once per image for encoding and decoding; it may raise to cancel. The same input always gives the same
-    output. Raises OSEDiffError for what cannot be restored.
+    or the tile's side in latent pixels. detail: how far the step goes, from 0 to 2; 1 is as trained, less is
+    nearer to the input. progress(done, total) is called after every tile of the UNet, and once per image for
+    encoding and decoding; it may raise to cancel. The same input always gives the same output. Raises
+    OSEDiffError for what cannot be restored.
     """
     check_method(color)
+    check_detail(detail)
     x, size = prepare(lq, scale, model.reduction)  # (B, 3, h, w) padded
     count = len(lq)
     height, width = (side // model.reduction for side in x.shape[-2:])
     tick = _counter(progress, count * (2 + len(grid(height, width, tile_side(tile), overlap))))
     embeds = encode_prompt(model, _prompts(prompt, count))  # (1 or B, L, D)
     z_lq = encode(model, x, tick)  # (B, C, h, w)
-    z_hq = denoise(model, z_lq, embeds, tile, overlap, tick)  # (B, C, h, w)
+    z_hq = denoise(model, z_lq, embeds, tile, overlap, tick, detail=detail)  # (B, C, h, w)
     sr = decode(model, z_hq, tick)  # (B, 3, h, w)
     return finish(sr, x, size, color)  # (B, 3, H', W')
 
@@ -91,11 +95,15 @@ def denoise(
     tile: str | int = "auto",
     overlap: int = 32,
     progress: Progress | None = None,
+    *,
+    detail: float = 1.0,
 ) -> Tensor:
     """Return the restored latents z_hq of z_lq, (B, C, h, w) float32: the one diffusion step.
 
     prompt_embeds: (1, L, D) or (B, L, D). progress(done, total) counts the UNet's tiles over all images.
+    detail: z_lq + detail (z_hq - z_lq) is returned; 1, the model as trained, is z_hq bit for bit.
     """
+    check_detail(detail)
     if len(prompt_embeds) not in (1, len(z)):
         raise OSEDiffError(f"got {len(prompt_embeds)} prompts for {len(z)} images: give one, or one for each")
     side = tile_side(tile)
@@ -109,7 +117,7 @@ def denoise(
             return _finite("predicted noise", model.unet, lambda: model.predict_noise(patch, embeds))
 
         eps = tiled(noise, z_lq, side, overlap, tick)  # (1, C, h, w)
-        out.append(model.predict_x0(z_lq, eps).to(z.device))
+        out.append(_go(detail, z_lq, model.predict_x0(z_lq, eps)).to(z.device))
     return torch.cat(out)  # (B, C, h, w)
 
 
@@ -128,6 +136,17 @@ def decode(model: OSEDiff, z: Tensor, progress: Progress | None = None) -> Tenso
 def finish(sr: Tensor, reference: Tensor, size: tuple[int, int], color: str = "adain") -> Tensor:
     """Crop both images to `size` and give `sr` the reference's colours, (B, 3, *size) float32 in [0, 1]."""
     return match_color(crop(sr, size), crop(reference, size).to(sr.device), color)
+
+
+def check_detail(detail: float) -> None:
+    """Raise OSEDiffError unless `detail` is a number from 0 to MOST_DETAIL."""
+    if not 0 <= detail <= MOST_DETAIL:
+        raise OSEDiffError(f"the detail is from 0 to {MOST_DETAIL:g}, 1 is as trained, got {detail}")
+
+
+def _go(detail: float, z_lq: Tensor, z_hq: Tensor) -> Tensor:
+    """Return the latent that lies `detail` of the way from z_lq to z_hq, (B, C, h, w) float32."""
+    return z_hq if detail == 1 else torch.lerp(z_lq.float(), z_hq, detail)
 
 
 def tile_side(tile: str | int) -> int | None:

@@ -194,3 +194,27 @@ def test_the_closed_form_gets_the_rounded_latent_that_the_unet_got(model):
     z, embeds = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0)), encode_prompt(net, [""])
     assert not torch.equal(z, z.bfloat16().float())
     assert torch.equal(denoise(net, z, embeds), denoise(net, z.bfloat16().float(), embeds))
+
+
+def test_the_detail_is_a_way_from_the_latent_that_came_to_the_restored_one(model):
+    z = encode(model, prepare(image(8, 8), 1, model.reduction)[0])
+    embeds = encode_prompt(model, [""])
+    trained = denoise(model, z, embeds)
+    assert torch.equal(denoise(model, z, embeds, detail=1.0), trained)
+    assert torch.equal(denoise(model, z, embeds, detail=0.0), z)
+    torch.testing.assert_close(denoise(model, z, embeds, detail=0.5), (z + trained) / 2)
+    beyond = denoise(model, z, embeds, detail=1.5)
+    torch.testing.assert_close(beyond - trained, (trained - z) / 2)
+    assert not torch.allclose(beyond, trained, atol=1e-3)
+
+
+def test_restore_passes_the_detail_on(model):
+    lq = image(8, 8)
+    assert torch.equal(restore(model, lq, detail=1.0), restore(model, lq))
+    assert not torch.allclose(restore(model, lq, detail=0.5), restore(model, lq), atol=1e-3)
+
+
+@pytest.mark.parametrize("detail", [-0.1, 2.5, float("nan"), float("inf")])
+def test_a_detail_that_cannot_be_meant_is_refused_before_any_work(model, detail):
+    with pytest.raises(OSEDiffError, match="the detail is from 0 to 2"):
+        restore(model, image(4, 4), detail=detail, progress=lambda *_: pytest.fail("work was begun"))
