@@ -22,15 +22,10 @@ SKIMAGE_PHOTOGRAPHS = (
     "brick.png",
     "camera.png",
     "coins.png",
-    "color.png",
     "grass.png",
     "gravel.png",
     "hubble_deep_field.jpg",
     "ihc.png",
-    "moon.png",
-    "motorcycle_left.png",
-    "motorcycle_right.png",
-    "page.png",
     "retina.jpg",
 )
 """Sharp pictures in scikit-image's wheel; blurred or tiny ones (clock, text, cell, ...) would teach blur."""

@@ -11,13 +11,14 @@ from torch import nn
 from osediff_core import OSEDiff, OSEDiffError
 from osediff_core.images import write_image
 from train.base.crops import draw_crop, load_pictures, vary_colour
-from train.base.fit import fit, learning_rate_factor
+from train.base.fit import Keep, fit, learning_rate_factor
+from train.base.linear import start_linear
 from train.base.prior import PriorConfig, build_unet
 from train.base.run import BaseConfig, PicturesConfig, train_prior, train_vae
 from train.base.text import load_tokenizer, write_tokenizer
 from train.base.vae import VaeConfig, build_vae, vae_loss
 
-SMALL_VAE = VaeConfig(widths=(8, 8), latent_channels=4, crop=32, batch=2, steps=3)
+SMALL_VAE = VaeConfig(widths=(8, 8), latent_channels=4, linear_start=False, crop=32, batch=2, steps=3)
 SMALL_PRIOR = PriorConfig(
     widths=(16, 16), norm_groups=2, text_width=8, text_layers=1, crop=32, batch=2, steps=2
 )
@@ -55,6 +56,36 @@ def test_the_untrained_vae_keeps_the_level_of_flat_pictures():
     with torch.no_grad():
         dark, bright = (vae.encode(torch.full((1, 3, 32, 32), v)).latent_dist.mean for v in (-0.8, 0.8))
     assert (dark - bright).abs().mean() > 1e-2
+
+
+def smooth_pictures(seed):
+    """Two noisy pictures that a 3x3 blur has made a little smoother, in [-1, 1], of low saturation."""
+    grey, tint = (
+        torch.randn(2, 1, 66, 66, generator=seeded(seed)),
+        torch.randn(2, 3, 66, 66, generator=seeded(9)),
+    )
+    return (nn.functional.avg_pool2d(grey + 0.3 * tint, 3, 1)).clamp(-1, 1)
+
+
+def error_of(vae, x):
+    with torch.no_grad():
+        return (vae.decode(vae.encode(x).latent_dist.mean).sample - x).square().mean() / x.square().mean()
+
+
+def test_the_linear_start_reconstructs_pictures_that_it_has_not_seen():
+    torch.manual_seed(0)
+    vae = build_vae(VaeConfig())
+    unseen = smooth_pictures(1)
+    before = error_of(vae, unseen)
+    x = smooth_pictures(0)
+    start_linear(vae, torch.cat([x, 0.3 * x + 0.6, 0.3 * x - 0.6]))
+    assert error_of(vae, unseen) < 0.1 < before
+    assert error_of(vae, 0.1 * unseen + 0.7) < 0.02  # flat and bright: its level survives the norms
+
+
+def test_the_linear_start_says_what_it_needs():
+    with pytest.raises(OSEDiffError, match="linear_start = false"):
+        start_linear(build_vae(SMALL_VAE), torch.rand(1, 3, 32, 32))
 
 
 def test_every_byte_has_a_token(tmp_path):
@@ -95,6 +126,44 @@ def test_fit_lowers_the_loss_and_leaves_the_average():
     )
     assert losses[-1] < 0.05 * losses[0]
     assert 0 < loss_of(0).item() != losses[-1]  # the averaged weights are not the last ones
+
+
+class KilledError(Exception):
+    pass
+
+
+def fit_a_line(file, killed_after=None, what="a line"):
+    """Fit 3 numbers to noise for 8 steps; returns them and the losses that were reported."""
+    torch.manual_seed(0)
+    model, generator, losses = nn.Linear(3, 1), seeded(0), []
+
+    def report(step, loss):
+        losses.append(loss)
+        if step + 1 == killed_after:
+            raise KilledError
+
+    def loss_of(step):
+        return (model(torch.randn(4, 3, generator=generator)) - 1).square().mean()
+
+    groups = [{"params": list(model.parameters()), "lr": 0.1}]
+    fit(model, loss_of, groups, 8, report, Keep(file, generator, what, every=2))
+    return model.weight.detach(), losses
+
+
+def test_fit_goes_on_where_it_was_killed(tmp_path):
+    whole, losses = fit_a_line(tmp_path / "a.pt")
+    with pytest.raises(KilledError):
+        fit_a_line(tmp_path / "b.pt", killed_after=5)
+    resumed, rest = fit_a_line(tmp_path / "b.pt")
+    assert rest == losses[4:]  # step 5 was lost, its noise is drawn again
+    assert torch.equal(resumed, whole)
+
+
+def test_fit_does_not_go_on_with_another_training(tmp_path):
+    with pytest.raises(KilledError):
+        fit_a_line(tmp_path / "a.pt", killed_after=3)
+    with pytest.raises(OSEDiffError, match="delete it"):
+        fit_a_line(tmp_path / "a.pt", what="a parabola")
 
 
 def test_fit_stops_at_a_loss_that_is_no_number():
@@ -147,3 +216,4 @@ def test_the_folder_is_a_base_like_any_other(tmp_path, pictures):
         for p in (tmp_path / "base", tmp_path / "again")
     )
     assert first == second  # the same seed gives the same base
+    assert not list(tmp_path.rglob("*unfinished*"))

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where an unfinished training lies, so that it can be killed and gone on with.
+
+    generator is the only source of randomness of the training; what names its settings: a file
+    left by other settings is refused.
+    """
+
+    file: Path
+    generator: torch.Generator
+    what: str
+    every: int = 100
 
 
 def learning_rate_factor(progress: float, warmup: float = 0.02) -> float:
@@ -22,12 +39,14 @@ def fit(
     groups: list[dict],
     steps: int,
     report: Callable[[int, float], None],
+    keep: Keep | None = None,
     ema_decay: float = 0.998,
 ) -> None:
     """Minimise `loss_of(step)` over `groups` in `steps` steps, leaving the averaged weights in `model`.
 
-    groups: AdamW parameter groups, each with its own "lr"; report(step, loss) sees every step.
-    Raises OSEDiffError when the loss is not finite.
+    groups: AdamW parameter groups, each with its own "lr"; report(step, loss) sees every step. With `keep`,
+    goes on from its file if there is one, writes it now and then, and removes it at the end.
+    Raises OSEDiffError when the loss is not finite, or when the file belongs to another training.
     """
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)
     parameters = [p for group in groups for p in group["params"]]
@@ -35,7 +54,9 @@ def fit(
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
     )
-    for step in range(steps):
+    parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
+    done = resume(keep, parts) if keep and keep.file.exists() else 0
+    for step in range(done, steps):
         loss = loss_of(step)
         if not torch.isfinite(loss):
             raise OSEDiffError(f"the loss of the base training is {loss.item()} at step {step}: lower its lr")
@@ -46,4 +67,29 @@ def fit(
         schedule.step()
         average.update_parameters(model)
         report(step, loss.item())
+        if keep and (step + 1) % keep.every == 0:
+            save(keep, parts, step + 1)
     model.load_state_dict(average.module.state_dict())
+
+
+def save(keep: Keep, parts: dict, step: int) -> None:
+    """Write all that the training needs to go on after `step` steps, beside the file and then over it."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state |= {"step": step, "what": keep.what, "generator": keep.generator.get_state()}
+    keep.file.parent.mkdir(parents=True, exist_ok=True)
+    beside = keep.file.with_suffix(".partial")
+    torch.save(state, beside)
+    os.replace(beside, keep.file)
+
+
+def resume(keep: Keep, parts: dict) -> int:
+    """Read the file back into its parts; returns the steps already taken."""
+    state = torch.load(keep.file, weights_only=True)
+    if state["what"] != keep.what:
+        raise OSEDiffError(
+            f"expected {keep.file} from training with these settings, it has others: delete it to start anew"
+        )
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    keep.generator.set_state(state["generator"])
+    return state["step"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class PriorConfig:
     """Architecture and training of the UNet and of the text encoder that conditions it."""
 
-    widths: tuple[int, ...] = (64, 96, 128)
+    widths: tuple[int, ...] = (32, 64, 96, 128)
     """Channels per level; the deepest one attends to the text."""
     norm_groups: int = 8
     text_width: int = 64

@@ -16,7 +16,8 @@ from osediff_core.errors import OSEDiffError
 
 from ..dice import uniform
 from .crops import add_smaller_copies, draw_batch, draw_crop, load_pictures, vary_colour
-from .fit import fit
+from .fit import Keep, fit
+from .linear import start_linear
 from .prior import PriorConfig, build_unet, prior_loss
 from .text import build_text_encoder, load_tokenizer, write_tokenizer
 from .vae import VaeConfig, build_vae, measure_scaling_factor, vae_loss
@@ -104,21 +105,26 @@ def train_vae(config: BaseConfig) -> None:
     generator = torch.Generator().manual_seed(config.seed)
     pool = gather_pool(config.pictures, vae_config.crop)
     torch.manual_seed(config.seed)  # initial weights
-    vae = build_vae(vae_config).to(memory_format=torch.channels_last)  # pyright: ignore
+    vae = build_vae(vae_config)
     side = vae_config.crop >> (len(vae_config.widths) - 1)
     cut = partial(cut_for_vae, size=vae_config.crop)
+    if vae_config.linear_start:
+        x, _ = draw_batch(pool.pictures, pool.weights, 64, cut, generator)
+        start_linear(vae, 2 * x - 1)
 
     def loss_of(step: int) -> Tensor:
         x, _ = draw_batch(pool.pictures, pool.weights, vae_config.batch, cut, generator)
         noise = torch.randn(vae_config.batch, vae_config.latent_channels, side, side, generator=generator)
         with autocast(config):
-            return vae_loss(vae, (2 * x - 1).to(memory_format=torch.channels_last), noise, vae_config)
+            return vae_loss(vae, 2 * x - 1, noise, vae_config)
 
     groups = [{"params": list(vae.parameters()), "lr": vae_config.lr}]
-    fit(vae, loss_of, groups, vae_config.steps, partial(log_progress, "vae", vae_config.steps))
+    keep = Keep(Path(config.out) / "vae_unfinished.pt", generator, repr((config.seed, vae_config)))
+    fit(vae, loss_of, groups, vae_config.steps, partial(log_progress, "vae", vae_config.steps), keep)
     x, _ = draw_batch(pool.pictures, pool.weights, 64, partial(draw_crop, size=vae_config.crop), generator)
     vae.eval().register_to_config(scaling_factor=measure_scaling_factor(vae, 2 * x - 1))
     vae.save_pretrained(Path(config.out) / "vae")
+    keep.file.unlink(missing_ok=True)
 
 
 def write_scheduler(folder: Path, config: PriorConfig) -> dict:
@@ -158,7 +164,7 @@ def train_prior(config: BaseConfig) -> None:
     torch.manual_seed(config.seed)  # initial weights
     text_encoder = build_text_encoder(prior.text_width, prior.text_layers)
     unet = build_unet(prior, vae.config["latent_channels"], prior.crop >> (len(config.vae.widths) - 1))
-    both = nn.ModuleDict({"unet": unet.to(memory_format=torch.channels_last), "text": text_encoder})  # pyright: ignore
+    both = nn.ModuleDict({"unet": unet, "text": text_encoder})
     cut = partial(draw_crop, size=prior.crop)
     words = ["", *PROMPTS.values()]
     ids = tokenizer(words, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
@@ -182,10 +188,12 @@ def train_prior(config: BaseConfig) -> None:
         {"params": [p for p in both.parameters() if id(p) not in last], "lr": prior.lr},
         {"params": [p for p in both.parameters() if id(p) in last], "lr": prior.lr * prior.output_lr_scale},
     ]
-    fit(both, loss_of, groups, prior.steps, partial(log_progress, "prior", prior.steps))
+    keep = Keep(out / "prior_unfinished.pt", generator, repr((config.seed, prior)))
+    fit(both, loss_of, groups, prior.steps, partial(log_progress, "prior", prior.steps), keep)
     unet.eval().save_pretrained(out / "unet")
     text_encoder.eval().save_pretrained(out / "text_encoder")
     write_index(out)
+    keep.file.unlink(missing_ok=True)
 
 
 def write_index(out: Path) -> None:

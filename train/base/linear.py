@@ -1,0 +1,154 @@
+"""Start a VAE of reduction 2 as a good linear autoencoder, so that training begins where PCA ends.
+
+From random weights half an hour of a CPU gave 27 dB; the closed form below gives 34 dB in seconds. The
+encoder becomes the principal components of 2x2 pixels. The decoder doubles by repeating pixels, which no
+convolution behind it can tell apart, so every component comes with its four neighbours and the convolution
+is solved by least squares. Residual branches stay zero. The same for reduction 4 would have to repeat
+pixels twice, which loses what recurs every four pixels as well: it reached 26 dB.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from osediff_core.errors import OSEDiffError
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+LOG_VARIANCE = -6.0
+"""Of the posterior at the start, for latents of unit deviation."""
+ANCHOR = 6.0
+"""Constants of +-ANCHOR beside a signal fix the statistics of the group norm that follows."""
+NEIGHBOURS = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
+"""Taps of a 3x3 convolution: the pixel itself, and those above, below, left and right."""
+
+
+@torch.no_grad()
+def start_linear(vae: AutoencoderKL, x: Tensor) -> None:
+    """Set an untrained VAE of two levels to a linear autoencoder of pictures x (B, 3, H, W) in [-1, 1].
+
+    Raises OSEDiffError when the VAE has other than two levels or is too narrow.
+    """
+    check_widths(vae)
+    start_encoder(vae, x)
+    start_decoder(vae, vae.encode(x).latent_dist.mean, x)
+
+
+def check_widths(vae: AutoencoderKL) -> None:
+    """Raise OSEDiffError unless the channels of both levels can hold what the linear path carries."""
+    widths, latents = vae.config["block_out_channels"], vae.config["latent_channels"]
+    needed = (max(2 * latents, 8), 5 * latents)
+    if len(widths) != 2 or widths[0] < needed[0] or widths[1] < needed[1] or widths[0] == widths[1]:
+        raise OSEDiffError(
+            f"expected two different VAE widths from {needed} on for a linear start with {latents} latent "
+            f"channels, got {tuple(widths)}: widen them, or set vae.linear_start = false"
+        )
+
+
+def start_encoder(vae: AutoencoderKL, x: Tensor) -> None:
+    """Make the encoder's mean the principal components of the 2x2 blocks of x (B, 3, H, W)."""
+    encoder, latents = vae.encoder, vae.config["latent_channels"]
+    kernels, mean = principal_components(x, latents)  # (C, 3, 2, 2), (C,)
+    down = encoder.down_blocks[0].downsamplers[0].conv
+    shortcut = encoder.down_blocks[1].resnets[0].conv_shortcut
+    link(encoder.conv_in, range(3), range(3), centred(torch.eye(3)))
+    pairs = torch.cat([kernels, -kernels])  # (2C, 3, 2, 2)
+    link(down, range(2 * latents), range(3), F.pad(pairs, (0, 1, 0, 1)))
+    down.bias[: 2 * latents] = torch.cat([-mean, mean])
+    rows = spread(2 * latents, shortcut.out_channels)
+    link(shortcut, rows, range(2 * latents), torch.eye(2 * latents)[..., None, None])
+    gains = anchor(shortcut, encoder.conv_norm_out, rows, 1.0)
+    nn.init.zeros_(encoder.conv_out.weight)
+    nn.init.zeros_(encoder.conv_out.bias)
+    for k, row in enumerate(rows):  # silu(x) - silu(-x) = x
+        encoder.conv_out.weight[k % latents, row, 1, 1] = gains[k] * (1 if k < latents else -1)
+    nn.init.zeros_(vae.quant_conv.weight)
+    vae.quant_conv.weight[range(latents), range(latents)] = 1
+    nn.init.zeros_(vae.quant_conv.bias)
+    vae.quant_conv.bias[latents:] = LOG_VARIANCE
+
+
+def start_decoder(vae: AutoencoderKL, z: Tensor, x: Tensor) -> None:
+    """Solve the decoder's convolutions so that latents z (B, C, h, w) give x (B, 3, 2h, 2w)."""
+    decoder, latents = vae.decoder, z.shape[1]
+    nn.init.zeros_(vae.post_quant_conv.bias)
+    link(vae.post_quant_conv, range(latents), range(latents), torch.eye(latents)[..., None, None])
+    for n, (row, column) in enumerate(NEIGHBOURS):
+        weight = torch.zeros(latents, latents, 3, 3)
+        weight[range(latents), range(latents), row, column] = 1
+        link(decoder.conv_in, range(n * latents, (n + 1) * latents), range(latents), weight)
+    up, last = decoder.up_blocks[0].upsamplers[0].conv, decoder.up_blocks[1].resnets[0].conv_shortcut
+    solve(up, F.interpolate(decoder.conv_in(z), scale_factor=2, mode="nearest"), x)
+    rows = spread(6, last.out_channels)
+    link(last, rows, range(3), torch.cat([torch.eye(3), -torch.eye(3)])[..., None, None])
+    anchor(last, decoder.conv_norm_out, rows, 0.5)
+    features: list[Tensor] = []
+    handle = decoder.conv_act.register_forward_hook(lambda *seen: features.append(seen[-1]))
+    vae.decode(z)
+    handle.remove()
+    solve(decoder.conv_out, features[0], x)
+
+
+def principal_components(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Kernels (count, 3, 2, 2) of the first components of the 2x2 blocks of x, their mean outputs (count,).
+
+    The deviation of each output is proportional to the square root of the component's own: between keeping
+    it, which hides detail from a loss on latents, and whitening, which shows it noise. Their mean is about 1.
+    """
+    blocks = F.unfold(x, 2, stride=2).transpose(1, 2).reshape(-1, 12)  # (N, 12)
+    centre = blocks.mean(0)
+    _, values, vectors = torch.linalg.svd(blocks - centre, full_matrices=False)
+    deviations = values[:count] / len(blocks) ** 0.5
+    kernels = vectors[:count] * (deviations * deviations.mean()).rsqrt()[:, None]  # (count, 12)
+    return kernels.reshape(count, 3, 2, 2), kernels @ centre
+
+
+def solve(conv: nn.Conv2d, inputs: Tensor, targets: Tensor, ridge: float = 1e-5) -> None:
+    """Set the first rows of a 3x3 convolution to the least-squares map of inputs to targets, (B, ., H, W)."""
+    count = targets.shape[1]
+    size = inputs.shape[1] * 9 + 1
+    gram = torch.zeros(size, size, dtype=torch.float64)
+    moments = torch.zeros(size, count, dtype=torch.float64)
+    for picture, target in zip(inputs, targets, strict=True):
+        taps = F.unfold(picture[None], 3, padding=1)[0]  # (9C, HW)
+        taps = torch.cat([taps, torch.ones(1, taps.shape[1])]).double()
+        gram += taps @ taps.T
+        moments += taps @ target.flatten(1).T.double()
+    gram += ridge * gram.diagonal().mean() * torch.eye(size, dtype=torch.float64)
+    solution = torch.linalg.solve(gram, moments).T.float()  # (count, 9C + 1)
+    conv.weight[:count] = solution[:, :-1].reshape(count, -1, 3, 3)
+    conv.bias[:count] = solution[:, -1]
+
+
+def centred(matrix: Tensor) -> Tensor:
+    """A matrix (out, in) as the middle tap of a 3x3 convolution."""
+    return F.pad(matrix[..., None, None], (1, 1, 1, 1))
+
+
+def spread(count: int, width: int) -> list[int]:
+    """Spread `count` signals over `width` channels: every group of a norm then has others beside them."""
+    return [k * (width // count) for k in range(count)]
+
+
+def link(conv: nn.Conv2d, rows: range | list[int], sources: range, weight: Tensor) -> None:
+    """Make the output channels `rows` depend on the input channels `sources` alone, by `weight`."""
+    conv.weight[rows] = 0
+    conv.bias[rows] = 0
+    for row, taps in zip(rows, weight, strict=True):
+        conv.weight[row, sources] = taps
+
+
+def anchor(conv: nn.Conv2d, norm: nn.GroupNorm, rows: list[int], deviation: float) -> Tensor:
+    """Put constants into the channels of `conv` that carry nothing; returns what `norm` divides `rows` by."""
+    others = [c for c in range(conv.out_channels) if c not in rows]
+    conv.weight[others] *= 0.3
+    conv.bias[others[0::2]], conv.bias[others[1::2]] = ANCHOR, -ANCHOR  # balanced: no group has a mean
+    power = conv.bias.square()  # (width,)
+    power[rows] = deviation**2
+    groups = power.view(norm.num_groups, -1).mean(1).sqrt()  # (groups,)
+    return groups.repeat_interleave(conv.out_channels // norm.num_groups)[rows]
