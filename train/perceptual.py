@@ -11,11 +11,14 @@ from torch import Tensor
 from osediff_core.errors import OSEDiffError
 
 from .losses import PerceptualLoss
+from .metrics import SSIM_C1, SSIM_C2, SSIM_SIGMA, SSIM_WINDOW, gaussian_kernel
 
-PerceptualName = Literal["lpips", "gradient", "none"]
+PerceptualName = Literal["lpips", "gradient", "structure", "none"]
 
 REMEDY = 'set `loss.perceptual = "gradient"` (or "none") to train without LPIPS'
 GRADIENT_SCALES = 3
+STRUCTURE_WEIGHT = 0.3
+"""Of 1 - SSIM beside the gradient term, which is about as large then."""
 
 
 def build_perceptual(name: PerceptualName, device: torch.device) -> PerceptualLoss | None:
@@ -27,6 +30,8 @@ def build_perceptual(name: PerceptualName, device: torch.device) -> PerceptualLo
         return None
     if name == "gradient":
         return gradient_loss
+    if name == "structure":
+        return structure_loss
     return _lpips(device)
 
 
@@ -49,6 +54,41 @@ def gradient_loss(sr: Tensor, hq: Tensor) -> Tensor:
         difference = F.avg_pool2d(difference, 2)  # (B, 3, H/2, W/2)
         scales += 1
     return total / max(scales, 1)
+
+
+def structure_loss(sr: Tensor, hq: Tensor) -> Tensor:
+    """Compare gradients (`gradient_loss`) and, more gently, structural similarity.
+
+    Both (B, 3, H, W) in [-1, 1]. Returns gradient_loss + STRUCTURE_WEIGHT (1 - SSIM) per sample (B,). SSIM
+    (Wang et al. 2004) sees a faint texture as well as a strong edge, which absolute differences pass over.
+    """
+    return gradient_loss(sr, hq) + STRUCTURE_WEIGHT * (1 - ssim((sr.float() + 1) / 2, (hq.float() + 1) / 2))
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM of two (B, 3, H, W) in [0, 1], mean of their channels, (B,); differentiable.
+
+    The window is `metrics.ssim_y`'s, without its rounding and clamping; valid positions only, so sides of at
+    least 11 pixels.
+    """
+    rows, columns = (window_matrix(side).to(x) for side in x.shape[-2:])
+    moments = torch.stack([x, y, x * x, y * y, x * y])  # (5, B, 3, H, W)
+    mean_x, mean_y, xx, yy, xy = rows @ moments @ columns.T  # (B, 3, h, w) each
+    c1, c2 = SSIM_C1 / 255**2, SSIM_C2 / 255**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
+    variances = xx - mean_x.square() + yy - mean_y.square()
+    structure = (2 * (xy - mean_x * mean_y) + c2) / (variances + c2)
+    return (luminance * structure).mean(dim=(1, 2, 3))
+
+
+def window_matrix(side: int) -> Tensor:
+    """SSIM's window along one axis as a band matrix (side - 10, side): far quicker than to convolve."""
+    window = gaussian_kernel(SSIM_WINDOW, SSIM_SIGMA)[0, 0].sum(0)  # (11,)
+    starts = torch.arange(side - SSIM_WINDOW + 1)[:, None]  # (side - 10, 1)
+    columns = starts + torch.arange(SSIM_WINDOW)
+    return torch.zeros(len(starts), side, dtype=window.dtype).scatter_(
+        1, columns, window.expand(len(starts), -1)
+    )
 
 
 def _lpips(device: torch.device) -> PerceptualLoss:

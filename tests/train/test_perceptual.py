@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from osediff_core import OSEDiffError
-from train.perceptual import build_perceptual, gradient_loss
+from train.metrics import ssim_y
+from train.perceptual import build_perceptual, gradient_loss, ssim, structure_loss
 
 CPU = torch.device("cpu")
 
@@ -52,9 +53,42 @@ def test_gradient_loss_takes_the_smallest_pictures():
     assert gradient_loss(one, -one).tolist() == [0]
 
 
+def as_grey_luma(y):
+    """(B, 1, H, W) whole levels of luma to the grey RGB in [0, 1] that has them; both span 219 levels."""
+    return ((y - 16) / 219).expand(-1, 3, -1, -1)
+
+
+def test_ssim_is_the_metrics_own_on_grey_pictures():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(60, 190, (2, 1, 24, 31), generator=generator).double()
+    other = (y + torch.randint(-20, 21, y.shape, generator=generator)).clamp(16, 235)
+    expected = ssim_y(as_grey_luma(y), as_grey_luma(other))
+    # on the scale of luma: 255ths, which is what its constants are for
+    assert torch.allclose(
+        ssim((y / 255).expand(-1, 3, -1, -1), (other / 255).expand(-1, 3, -1, -1)), expected
+    )
+    assert expected.max() < 0.99
+
+
+def test_structure_loss_sees_a_lost_texture_that_gradients_hardly_do(picture):
+    faint, lost = 0.1 * picture, torch.zeros_like(picture)
+    assert structure_loss(faint, faint).abs().max() < 1e-6
+    assert (structure_loss(lost, faint) > 1.5 * gradient_loss(lost, faint)).all()
+    assert structure_loss(lost, faint).shape == (2,)
+
+
+def test_structure_loss_can_be_trained_with(picture):
+    sr = (0.5 * picture).requires_grad_()
+    structure_loss(sr, picture).sum().backward()
+    with torch.no_grad():
+        better = sr - 10 * sr.grad
+    assert structure_loss(better, picture).sum() < structure_loss(sr, picture).sum()
+
+
 def test_names(picture):
     assert build_perceptual("none", CPU) is None
     assert build_perceptual("gradient", CPU) is gradient_loss
+    assert build_perceptual("structure", CPU) is structure_loss
 
 
 @pytest.mark.parametrize("missing", ["package", "weights"])
