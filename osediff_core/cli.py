@@ -23,7 +23,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
         "convert": Command("convert", "write a checkpoint in another layout, or merged into its base"),
         "convert-dape": Command("convert_dape", "make one small tagger file of RAM's weights and DAPE's"),
+        "cost": Command("cost", "count parameters and arithmetic of the full-size model"),
         "fetch": Command("fetch", "get the published weights"),
+        "verify": Command("verify", "compare this program with published results"),
     }
 )
 """By the name that a user types. A picture of such a name is reached as ./NAME."""
