@@ -17,6 +17,7 @@ from .errors import OSEDiffError
 from .lora import check_fit, folded
 from .marker import read_marker
 from .network import Change
+from .offload import check_offload
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -47,6 +48,7 @@ class OSEDiff(nn.Module):
         # No buffer: it stays float32 whatever the networks are rounded to.
         self.alphas_cumprod = alphas_cumprod.detach().cpu().float()  # (T,)
         self.timestep = timestep
+        self.offload_to: torch.device | None = None  # where parts go while they are needed; None: they stay
         self.reduction = 2 ** (len(vae.config.block_out_channels) - 1)
         self.latent_channels = int(vae.config.latent_channels)
         self.scaling_factor = float(vae.config.scaling_factor)
@@ -61,14 +63,18 @@ class OSEDiff(nn.Module):
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         vocabulary: str | Path | None = None,
+        offload: str = "none",
     ) -> OSEDiff:
         """Load a base and an OSEDiff checkpoint on it, folded in float32 and rounded once to `dtype`.
 
         base: a folder in the diffusers layout, a single file, or the id of a model in the hub's cache.
         Neither: the bundled demo. `base` alone: the plain base, without restoration weights. strength: of the
         trained weights, 0 is the base and 1 the checkpoint. vocabulary: a folder with CLIP's vocabulary, for
-        a single file, which has none. Raises OSEDiffError for what cannot be loaded.
+        a single file, which has none. offload: "parts" keeps all in the host's memory, and `restore` and its
+        steps move each part to the device only while they need it. Raises OSEDiffError for what cannot be
+        loaded.
         """
+        check_offload(offload)
         base, weights = _sources(base, weights)
         if not math.isfinite(strength):
             raise OSEDiffError(
@@ -82,14 +88,16 @@ class OSEDiff(nn.Module):
         def edit(name: str, network: nn.Module) -> Change | None:
             return None if checkpoint is None else _folding(name, network, checkpoint, strength)
 
-        parts = load_base(base, dtype, device, edit, vocabulary=vocabulary)
+        home = torch.device("cpu") if offload == "parts" else device
+        parts = load_base(base, dtype, home, edit, vocabulary=vocabulary)
         model = cls(parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.alphas_cumprod)
+        model.offload_to = None if home == device else device
         return model.eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is."""
-        return next(self.unet.parameters()).device
+        """Where the UNet is, or goes when it is needed."""
+        return self.offload_to or next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -6,13 +6,18 @@ than the overlap is tiled by rectangles, where the published grid never ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from types import EllipsisType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .errors import OSEDiffError
+from .memory import is_out_of_memory, release
+
+logger = logging.getLogger(__name__)
 
 
 class Box(NamedTuple):
@@ -93,19 +98,21 @@ def tiled(
     progress: Callable[[int, int], None] | None = None,
     *,
     window: str = "symmetric",
+    batch: int = 1,
 ) -> Tensor:
     """Return `fn` of the latent `z`, (B, C, h, w) float32, computed tile by tile and blended.
 
-    fn(tiles, boxes) gets the pixels of the tiles, (B, C, th, tw), and their places (one for now), and returns
-    a tensor of the same shape. progress(done, total) is called after every tile and may raise to stop.
+    fn(tiles, boxes) gets the pixels of at most `batch` tiles, (n B, C, th, tw), and their n places, and
+    returns a tensor of the same shape. Where memory runs out for several tiles at once, half as many are
+    taken from there on, and what is done is kept. progress(done, total) is called after every tile and may
+    raise to stop.
     """
     boxes = grid(z.shape[-2], z.shape[-1], tile, overlap)
     weights = gaussian_window(boxes[0].height, boxes[0].width, window=window).float().to(z.device)  # (th, tw)
     total = torch.zeros(z.shape, dtype=torch.float32, device=z.device)  # (B, C, h, w)
     weight = torch.zeros(z.shape[-2:], dtype=torch.float32, device=z.device)  # (h, w)
-    for done, box in enumerate(boxes, start=1):
-        here = (..., slice(box.y, box.y + box.height), slice(box.x, box.x + box.width))
-        out = fn(z[here], [box]).float()  # (B, C, th, tw)
+    for done, (box, out) in enumerate(_by_batches(fn, z, boxes, batch), start=1):
+        here = _at(box)
         if len(boxes) == 1:
             total = out
         else:
@@ -114,3 +121,29 @@ def tiled(
         if progress is not None:
             progress(done, len(boxes))
     return total if len(boxes) == 1 else total / weight
+
+
+def _at(box: Box) -> tuple[EllipsisType, slice, slice]:
+    return ..., slice(box.y, box.y + box.height), slice(box.x, box.x + box.width)
+
+
+def _by_batches(
+    fn: Callable[[Tensor, Sequence[Box]], Tensor], z: Tensor, boxes: Sequence[Box], batch: int
+) -> Iterator[tuple[Box, Tensor]]:
+    """Yield every tile's place and its result, (B, C, th, tw) float32, computed some at a time."""
+    begun = 0
+    while begun < len(boxes):
+        now = boxes[begun : begun + batch]
+        try:
+            out = fn(torch.cat([z[_at(box)] for box in now]) if len(now) > 1 else z[_at(now[0])], now).float()
+        except Exception as error:
+            if len(now) == 1 or not is_out_of_memory(error):
+                raise
+            out = None
+        if out is None:  # out of the handler, for the error holds the memory of what failed
+            batch = len(now) // 2
+            logger.warning("memory ran out with %d tiles at once; going on with %d", len(now), batch)
+            release()
+            continue
+        yield from zip(now, out.split(len(z)), strict=True)
+        begun += len(now)

@@ -1,0 +1,34 @@
+"""Half precision can overflow: what is not finite is computed once more in float32, or refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .base import convert
+from .errors import OSEDiffError
+
+logger = logging.getLogger(__name__)
+
+
+def finite(part: str, module: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
+    """Return what `compute` gives, once more in float32 if it is not finite, or raise OSEDiffError."""
+    out = compute()
+    if out.isfinite().all():
+        return out
+    dtype = next(module.parameters()).dtype
+    name = str(dtype).removeprefix("torch.")
+    if dtype != torch.float32:
+        logger.warning("the %s is not finite in %s; computing it once more in float32", part, name)
+        convert(module, torch.float32)
+        try:
+            out = compute()
+        finally:
+            convert(module, dtype)
+        if out.isfinite().all():
+            return out
+        name += " nor in float32"
+    raise OSEDiffError(f"the {part} is not finite in {name}: check the weights, or try another dtype or base")

@@ -1,0 +1,43 @@
+"""What images and prompts must be, said before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import OSEDiffError
+
+
+def check_prompts(prompt: str | Sequence[str], count: int) -> list[str]:
+    """Return the prompt for all images, or one for each."""
+    if isinstance(prompt, str):
+        return [prompt]
+    prompts = list(prompt)
+    if len(prompts) != count:
+        raise OSEDiffError(
+            f"got {len(prompts)} prompts for {count} images: give one text, or one for each image"
+        )
+    return prompts
+
+
+def check_image(lq: Tensor) -> None:
+    """Raise OSEDiffError unless `lq` is (B, 3, H, W), not empty, and uint8 or finite floats in [0, 1]."""
+    if not isinstance(lq, Tensor):
+        raise OSEDiffError(
+            f"an image batch is a torch tensor, got {type(lq).__name__}: read files with read_image"
+        )
+    if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape:
+        raise OSEDiffError(f"an image batch is (B, 3, H, W) and not empty, got {tuple(lq.shape)}")
+    if lq.dtype == torch.uint8:
+        return
+    if not lq.is_floating_point():
+        raise OSEDiffError(f"an image is uint8, or float in [0, 1], got {lq.dtype}: convert it first")
+    if not lq.isfinite().all():
+        raise OSEDiffError("the image has values that are not numbers (NaN or infinite): check what made it")
+    low, high = lq.min().item(), lq.max().item()
+    if low < -0.5 or high > 1.5:
+        raise OSEDiffError(
+            f"a float image is in [0, 1], got values from {low:g} to {high:g}: rescale it first"
+        )

@@ -1,0 +1,98 @@
+"""How much memory is free, what an out-of-memory error looks like, and going on with less after one."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+Free = Callable[[torch.device], "int | None"]
+Attempt = TypeVar("Attempt")
+Result = TypeVar("Result")
+
+# What allocators say that raise a plain RuntimeError: MPS, the CPU's, cuBLAS, and older PyTorch.
+WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "failed to allocate")
+
+logger = logging.getLogger(__name__)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return how many bytes a device could still give, None where nobody says.
+
+    What PyTorch holds but does not use counts as free. For the CPU it is what the system could give without
+    swapping, or less if a control group allows less.
+    """
+    if device.type in ("cuda", "xpu"):
+        module = getattr(torch, device.type)
+        free, _ = module.mem_get_info(device)
+        return free + module.memory_reserved(device) - module.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return _free_host_memory() if device.type == "cpu" else None
+
+
+def _free_host_memory(proc: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Read Linux's estimate of what is available, and the limit of the control group."""
+    available = _number(proc, "MemAvailable:")
+    if available is None:
+        return None
+    limit, used = _number(group / "memory.max"), _number(group / "memory.current")
+    cached = _number(group / "memory.stat", "inactive_file") or 0
+    free = available * 1024
+    return free if limit is None or used is None else max(0, min(free, limit - used + cached))
+
+
+def _number(file: Path, name: str | None = None) -> int | None:
+    """Return the number of a file, or of its line that begins with `name`; None if there is none."""
+    try:
+        lines = [line.split() for line in file.read_text().splitlines()]
+    except OSError:
+        return None
+    values = [words[-1 if name is None else 1] for words in lines if words and name in (None, words[0])]
+    return int(values[0]) if values and values[0].isdigit() else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    # torch has an exception of its own for accelerators, and none for the processor's memory.
+    words = str(error).lower()
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(known in words for known in WORDS)
+    )
+
+
+def release() -> None:
+    """Hand back to the driver what PyTorch holds but does not use, so that another cut of the work fits."""
+    gc.collect()
+    for module in (torch.cuda, getattr(torch, "xpu", None), torch.mps):
+        if module is not None and module.is_available():
+            module.empty_cache()
+
+
+def first_that_fits(
+    attempts: Sequence[Attempt], run: Callable[[Attempt], Result], words: Callable[[Attempt], str]
+) -> Result:
+    """Return what `run` makes of the first attempt for which memory suffices.
+
+    After an out-of-memory error, and after no other, the next attempt is made, with one line in the log in
+    which words(attempt) says how it goes on. The last attempt's error is raised.
+    """
+    for i, attempt in enumerate(attempts):
+        try:
+            return run(attempt)
+        except Exception as error:
+            if i + 1 == len(attempts) or not is_out_of_memory(error):
+                raise
+        # Out of the handler, for the error holds the frames, and with them the memory, of what failed.
+        logger.warning("memory ran out with %s; going on with %s", words(attempt), words(attempts[i + 1]))
+        release()
+    raise ValueError("expected at least one attempt, got none")
+
+
+def gigabytes(size: int) -> str:
+    """Return a number of bytes as people read it."""
+    return f"{size / 2**30:.1f} GiB"
