@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..osediff_core import OSEDiff
 from .checks import one_of
 from .managed import DTYPES, ManagedModel, ModelType, choose_dtype
-from .paths import base_paths, fingerprint, resolve, weights_paths
+from .paths import base_paths, fingerprint, resolve, vocabulary_folder, weights_paths
 
 CATEGORY = "OSEDiff"
 
@@ -28,8 +28,9 @@ class OSEDiffLoader(io.ComfyNode):
                 io.Combo.Input(
                     "base",
                     options=list(base_paths()),
-                    tooltip="The model that the checkpoint was trained on: the small demo, or a folder in "
-                    "the diffusers layout under models/diffusers.",
+                    tooltip="The model that the checkpoint was trained on: the small demo, or Stable "
+                    "Diffusion 2.1-base as a file in models/checkpoints, as a diffusers folder in "
+                    "models/diffusers, or in the hub's cache.",
                 ),
                 io.Combo.Input(
                     "weights",
@@ -84,5 +85,6 @@ class OSEDiffLoader(io.ComfyNode):
             strength=strength,
             dtype=choose_dtype(dtype),
             device=model_management.unet_offload_device(),
+            vocabulary=vocabulary_folder(),
         )
         return io.NodeOutput(ManagedModel(model))

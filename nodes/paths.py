@@ -3,48 +3,76 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+import comfy
 import folder_paths
 
-from ..osediff_core.base import DEMO_BASE, DEMO_WEIGHTS
+from ..osediff_core.base import DEMO_BASE, DEMO_WEIGHTS, SINGLE_FILE_SUFFIXES
 from ..osediff_core.errors import OSEDiffError
 from ..osediff_core.folder import FOLDERS
+from ..osediff_core.hubcache import repo_id, snapshots
 
 WEIGHTS_FOLDER = "osediff"
 WEIGHTS_SUFFIXES = {".safetensors", ".pkl"}
+TAGGER_FOLDER = "osediff_dape"
+TAGGER_SUFFIXES = {".safetensors", ".pth"}
 DEMO = "demo (comes with the pack)"
+HUB = "(hub cache)"
 
 
 def register_model_folder() -> None:
-    """Make `models/osediff` known to ComfyUI, after the places that extra_model_paths.yaml names for it."""
-    default = os.path.join(folder_paths.models_dir, WEIGHTS_FOLDER)
-    known = folder_paths.folder_names_and_paths.get(WEIGHTS_FOLDER, ([], set()))[0]
-    places = [*known, *([] if default in known else [default])]
-    folder_paths.folder_names_and_paths[WEIGHTS_FOLDER] = (places, set(WEIGHTS_SUFFIXES))
+    """Make our folders of `models` known to ComfyUI, after the places that extra_model_paths.yaml names."""
+    for folder, suffixes in ((WEIGHTS_FOLDER, WEIGHTS_SUFFIXES), (TAGGER_FOLDER, TAGGER_SUFFIXES)):
+        default = os.path.join(folder_paths.models_dir, folder)
+        known = folder_paths.folder_names_and_paths.get(folder, ([], set()))[0]
+        places = [*known, *([] if default in known else [default])]
+        folder_paths.folder_names_and_paths[folder] = (places, set(suffixes))
 
 
 def base_paths() -> dict[str, Path]:
     """Every base that can be loaded: its name in the list, and its folder.
 
-    Besides the demo these are the diffusers folders under `models/diffusers` that have the five parts that
-    OSEDiff is built from. Bases with a second text encoder are another kind of model and are not listed.
+    Besides the demo these are the diffusers folders under `models/diffusers`, every file of
+    `models/checkpoints`, as ComfyUI's own loaders list them, and the diffusers folders in the hub's cache. No
+    file is opened for the list: one that is another kind of model is refused by name when it is loaded.
     """
     found = {DEMO: DEMO_BASE}
     for root in folder_paths.get_folder_paths("diffusers"):
         for folder in sorted(_base_folders(Path(root))):
             found.setdefault(folder.relative_to(root).as_posix(), folder)
+    for name in folder_paths.get_filename_list("checkpoints"):
+        if name.lower().endswith(SINGLE_FILE_SUFFIXES):
+            path = folder_paths.get_full_path("checkpoints", name)
+            if path is not None:  # the list is remembered, and the file may be gone since
+                found.setdefault(name, Path(path))
+    for folder in snapshots():
+        if _is_base(entry.name for entry in folder.iterdir()):
+            found.setdefault(f"{repo_id(folder)} {HUB}", folder)
     return found
+
+
+def vocabulary_folder() -> Path | None:
+    """The folder of CLIP's vocabulary that ComfyUI brings for its own text encoders."""
+    places = (Path(place) / "sd1_tokenizer" for place in comfy.__path__)
+    return next((place for place in places if (place / "vocab.json").is_file()), None)
 
 
 def _base_folders(root: Path) -> list[Path]:
     found = []
     for here, folders, _files in os.walk(root, followlinks=True):
         if "unet" in folders:
-            if all(part in folders for part in FOLDERS) and "text_encoder_2" not in folders:
+            if _is_base(folders):
                 found.append(Path(here))
             folders.clear()  # a base is never inside another one
     return [folder for folder in found if folder != root]
+
+
+def _is_base(names: Iterable[str]) -> bool:
+    """Whether a folder has the five parts of a base; one with a second text encoder is another kind."""
+    there = set(names)
+    return there.issuperset(FOLDERS) and "text_encoder_2" not in there
 
 
 def weights_paths() -> dict[str, Path]:
@@ -53,6 +81,12 @@ def weights_paths() -> dict[str, Path]:
     for name in folder_paths.get_filename_list(WEIGHTS_FOLDER):
         found[name] = Path(folder_paths.get_full_path_or_raise(WEIGHTS_FOLDER, name))
     return found
+
+
+def tagger_paths() -> dict[str, Path]:
+    """Every file that may be a tagger's: its name in the list, and its place."""
+    names = folder_paths.get_filename_list(TAGGER_FOLDER)
+    return {name: Path(folder_paths.get_full_path_or_raise(TAGGER_FOLDER, name)) for name in names}
 
 
 def resolve(name: str, paths: dict[str, Path], what: str) -> Path:

@@ -29,11 +29,16 @@ CHANNELS = {
 }
 
 
-def name_of(shapes: Shapes) -> str:
-    """Return what a file holds in words, `SD2` where it may be the base of OSEDiff."""
+def name_of(shapes: Shapes, text_width: int = 1024) -> str:
+    """Return what a file holds in words, `SD2` where it may be the base of OSEDiff.
+
+    text_width: of the base that is looked for, what its UNet attends to.
+    """
     for name, fits in KINDS:
         if fits(shapes):
             return name
+    if shapes.get(CROSS_ATTENTION, (0,))[-1] == text_width != 1024:
+        return SD2
     return _unet_name(shapes) or "a file of an unknown kind"
 
 

@@ -40,7 +40,7 @@ def single_file_parts(path: Path, architecture: Architecture = SD21) -> dict[str
     Raises OSEDiffError for a file that is damaged or holds something else, which is named.
     """
     file = TensorFile(path)
-    _check_kind(file)
+    _check_kind(file, architecture.unet["cross_attention_dim"])
     renames: dict[str, tuple[Mapping[str, Any], Rename]] = {
         "unet": (architecture.unet, lambda tensors: _unet(tensors, architecture.unet)),
         "vae": (architecture.vae, lambda tensors: _vae(tensors, architecture.vae)),
@@ -52,8 +52,8 @@ def single_file_parts(path: Path, architecture: Architecture = SD21) -> dict[str
     }
 
 
-def _check_kind(file: TensorFile) -> None:
-    name = name_of(file.shapes)
+def _check_kind(file: TensorFile, text_width: int) -> None:
+    name = name_of(file.shapes, text_width)
     if name != SD2:
         raise OSEDiffError(
             f"{file.path} is {name}, but the base of OSEDiff is Stable Diffusion 2.1-base, for 512 px "

@@ -82,14 +82,14 @@ def _from_merges(text: str) -> tuple[dict[str, int], list[str]] | None:
 
     The packaged file has more merges than CLIP uses, so it is cut at CLIP's number of tokens.
     """
-    letters = _byte_letters()
+    letters = byte_letters()
     merges = _lines(text)[: SIZE - 2 * len(letters) - 2]
     words = ["".join(merge.split()) for merge in merges]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *words, START, END]
     return ({token: i for i, token in enumerate(tokens)}, merges) if len(tokens) == SIZE else None
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """Return the letter that stands for each byte, in CLIP's order: printable ones, then the others."""
     printable = [
         *range(ord("!"), ord("~") + 1),

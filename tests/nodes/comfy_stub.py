@@ -71,6 +71,7 @@ TYPES = {
     "Combo": ("COMBO", widget("options", "control_after_generate", "upload", "image_folder", "remote")),
     "Int": ("INT", widget(*NUMBER, "control_after_generate")),
     "Float": ("FLOAT", widget(*NUMBER, "round")),
+    "Boolean": ("BOOLEAN", widget("label_on", "label_off")),
     "String": ("STRING", widget("multiline", "placeholder", "dynamic_prompts", "force_input")),
     "Image": ("IMAGE", Input),
     "Latent": ("LATENT", Input),
@@ -177,6 +178,7 @@ class Comfy:
         self.cancel_after: int | None = None  # progress reports before Cancel is pressed
         self.folders.clear()  # the same dictionary, as the pack holds it
         self.folders["diffusers"] = ([str(self.models / "diffusers")], set())
+        self.folders["checkpoints"] = ([str(self.models / "checkpoints")], {".safetensors", ".ckpt", ".pt"})
 
     def throw_if_interrupted(self) -> None:
         if self.cancel_after is not None and len(self.progress) >= self.cancel_after:
@@ -234,11 +236,15 @@ class Comfy:
         return ProgressBar
 
     def _folder_paths(self) -> dict[str, Any]:
+        def get_full_path(folder: str, name: str) -> str | None:
+            places = (os.path.join(root, name) for root in self.folders[folder][0])
+            return next((place for place in places if os.path.isfile(place)), None)
+
         def get_full_path_or_raise(folder: str, name: str) -> str:
-            for root in self.folders[folder][0]:
-                if os.path.isfile(os.path.join(root, name)):
-                    return os.path.join(root, name)
-            raise FileNotFoundError(f"Model in folder '{folder}' with filename '{name}' not found.")
+            path = get_full_path(folder, name)
+            if path is None:
+                raise FileNotFoundError(f"Model in folder '{folder}' with filename '{name}' not found.")
+            return path
 
         def get_filename_list(folder: str) -> list[str]:
             roots, suffixes = self.folders[folder]
@@ -250,6 +256,7 @@ class Comfy:
             "folder_names_and_paths": self.folders,
             "get_folder_paths": lambda folder: self.folders[folder][0][:],
             "get_filename_list": get_filename_list,
+            "get_full_path": get_full_path,
             "get_full_path_or_raise": get_full_path_or_raise,
         }
 

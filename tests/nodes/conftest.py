@@ -42,8 +42,12 @@ def model_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(stub, model_folder):
     """The stand-in and the pack over it; the names of ComfyUI's modules lead to the stand-in meanwhile."""
+    import huggingface_hub.constants
+
     state = stub.Comfy(model_folder)
     with pytest.MonkeyPatch.context() as patch:
+        # What the person who runs the tests has in the hub's cache is no part of them.
+        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(model_folder / "hub"))
         for name, module in state.modules().items():
             patch.setitem(sys.modules, name, module)
         yield state, stub.load_pack(ROOT)

@@ -69,3 +69,56 @@ def test_a_replaced_file_is_loaded_again(comfy, nodes, model_folder):
         after = loader.fingerprint_inputs(**chosen)
         assert after != before
         before = after
+
+
+def test_checkpoint_files_are_listed_without_being_opened(comfy, paths, tmp_path):
+    (tmp_path / "sd").mkdir()
+    for name in ("v2-1_512.safetensors", "sd/old.CKPT", "sd/old.ckpt", "notes.txt", "other.pt"):
+        (tmp_path / name).write_bytes(b"")
+    comfy.folders["checkpoints"] = ([str(tmp_path)], {".safetensors", ".ckpt", ".CKPT", ".pt"})
+    found = paths.base_paths()
+    assert set(found) >= {"v2-1_512.safetensors", "sd/old.ckpt", "sd/old.CKPT"}
+    assert not {"notes.txt", "other.pt"} & set(found)
+    assert found["sd/old.ckpt"] == tmp_path / "sd" / "old.ckpt"
+
+
+def test_bases_in_the_hub_cache_are_listed_by_their_ids(comfy, paths, tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for owner, parts in {
+        "a": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
+        "b": ("unet",),
+    }.items():
+        place = tmp_path / f"models--{owner}--sd21-base"
+        for part in parts:
+            (place / "snapshots" / "0123" / part).mkdir(parents=True)
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text("0123")
+    found = paths.base_paths()
+    assert found["a/sd21-base (hub cache)"] == tmp_path / "models--a--sd21-base" / "snapshots" / "0123"
+    assert "b/sd21-base (hub cache)" not in found
+
+
+def test_the_vocabulary_is_the_one_that_comfyui_brings(comfy, paths, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths.comfy, "__path__", [str(tmp_path / "none"), str(tmp_path)])
+    assert paths.vocabulary_folder() is None
+    (tmp_path / "sd1_tokenizer").mkdir()
+    (tmp_path / "sd1_tokenizer" / "vocab.json").write_text("{}")
+    assert paths.vocabulary_folder() == tmp_path / "sd1_tokenizer"
+
+
+@pytest.mark.parametrize("name", ["sdxl.safetensors", "half.safetensors"])
+def test_a_checkpoint_that_is_no_base_is_a_sentence_on_the_node(comfy, nodes, tmp_path, name):
+    import torch
+    from safetensors.torch import save_file
+
+    file = tmp_path / name
+    save_file({"conditioner.embedders.0.x": torch.zeros(2)}, file)
+    if name == "half.safetensors":
+        os.truncate(file, file.stat().st_size - 2)
+    comfy.folders["checkpoints"] = ([str(tmp_path)], {".safetensors"})
+    inputs = {"base": name, "weights": "osediff.pkl", "dtype": "float32", "strength": 1.0}
+    assert nodes["OSEDiffLoader"].validate_inputs(base=name) is True
+    with pytest.raises(Exception, match=r"is Stable Diffusion XL|is cut off"):
+        nodes["OSEDiffLoader"].run(**inputs)
