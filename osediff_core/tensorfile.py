@@ -95,6 +95,8 @@ def is_torch_file(path: Path) -> bool:
         raise OSEDiffError(f"{path} cannot be read: {error.strerror or error}") from error
     if not start:
         raise OSEDiffError(f"{path} is empty (0 bytes), so its download or copy failed: get the file again")
+    if start[8:9] == b"{":  # .safetensors: before it the header's length, whose bytes may look like anything
+        return False
     if start.startswith(b"version https://git-lfs"):
         raise OSEDiffError(f"{path} is only Git's note where the weights are (Git LFS): run `git lfs pull`")
     if start.lstrip()[:1] == b"<":
