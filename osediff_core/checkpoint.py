@@ -16,6 +16,8 @@ from torch import Tensor
 from .errors import OSEDiffError
 from .lora import A, B, unet_group
 from .pickles import load_pickle
+from .recognise import name_of
+from .tensorfile import TensorFile
 
 FORMAT, FORMAT_VERSION = "osediff", 1
 PUBLISHED_ALPHA = 8.0  # peft's default, which the published code leaves unsaid and does not store
@@ -62,9 +64,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.stat().st_size == 0:
         raise OSEDiffError(f"{path} is empty (0 bytes), so its download or copy failed: get the file again")
     if path.suffix == ".safetensors":
-        checkpoint = _from_ours(*_load_safetensors(path), path)
+        checkpoint = _from_ours(TensorFile(path))
     elif path.suffix in PUBLISHED_SUFFIXES:
-        checkpoint = _from_published(load_pickle(path), path)
+        checkpoint = _from_published(load_pickle(path, mapped=True), path)
     else:
         raise OSEDiffError(f"an OSEDiff checkpoint is a .safetensors or .pkl file, got {path.name}")
     _check_complete(checkpoint, path)
@@ -124,27 +126,20 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
 
 
-def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise OSEDiffError(
-            f"{path} is damaged or no .safetensors file ({error}): get the file again"
-        ) from error
-
-
-def _from_ours(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> Checkpoint:
-    """Split the tensors of our layout by part and read the numbers in its metadata."""
+def _from_ours(file: TensorFile) -> Checkpoint:
+    """Check what the file says of itself, before its tensors are read, and split them by part."""
+    path, metadata = file.path, file.metadata
     if metadata.get("format") != FORMAT:
-        raise OSEDiffError(f"{path} is no OSEDiff checkpoint: its metadata lacks format={FORMAT}")
+        raise OSEDiffError(
+            f"{path} is no OSEDiff checkpoint, whose metadata has format={FORMAT}, but "
+            f"{_named(file)}: give the checkpoint"
+        )
     if metadata.get("format_version") != str(FORMAT_VERSION):
         raise OSEDiffError(
             f"{path} has format version {metadata.get('format_version')}, but this program reads "
             f"{FORMAT_VERSION}: update the program"
         )
+    tensors = {key: tensor.clone() for key, tensor in file.tensors().items()}
     try:
         return Checkpoint(
             unet={k.removeprefix("unet."): v for k, v in tensors.items() if k.startswith("unet.")},
@@ -165,10 +160,13 @@ def _from_published(content: object, path: Path) -> Checkpoint:
     if not isinstance(content, dict) or any(
         not isinstance(content.get(k), kind) for k, kind in kinds.items()
     ):
-        raise OSEDiffError(f"{path} is no OSEDiff checkpoint, which has {', '.join(kinds)}")
+        raise OSEDiffError(
+            f"{path} is no OSEDiff checkpoint, which has {', '.join(kinds)}, but {_named(TensorFile(path))}: "
+            "give the checkpoint"
+        )
     return Checkpoint(
-        unet={_from_published_key(k): v for k, v in content["state_dict_unet"].items()},
-        vae={_from_published_key(k): v for k, v in content["state_dict_vae"].items()},
+        unet=_from_published_tensors(content["state_dict_unet"]),
+        vae=_from_published_tensors(content["state_dict_vae"]),
         rank_unet=content["rank_unet"],
         alpha_unet=PUBLISHED_ALPHA,
         rank_vae=content["rank_vae"],
@@ -176,8 +174,19 @@ def _from_published(content: object, path: Path) -> Checkpoint:
     )
 
 
-def _from_published_key(key: str) -> str:
-    return re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", key).replace(".base_layer.", ".")
+def _from_published_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of one part, and copy them out of the file; others than tensors are left to see."""
+    found = {}
+    for key, tensor in tensors.items():
+        name = re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", str(key)).replace(".base_layer.", ".")
+        found[name] = tensor.clone() if isinstance(tensor, Tensor) else tensor
+    return found
+
+
+def _named(file: TensorFile) -> str:
+    """Say what a file is that is no checkpoint."""
+    kind = file.metadata.get("format", "")
+    return f"a file of the format {kind}" if kind.startswith("osediff-") else name_of(file.shapes)
 
 
 def _to_published(checkpoint: Checkpoint) -> dict[str, Any]:
