@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .dape import OSEDiffDAPELoader, OSEDiffDAPEPrompt
 from .decode import OSEDiffDecode
 from .denoise import OSEDiffDenoise
 from .encode import OSEDiffLQEncode, OSEDiffTextEncode
@@ -23,6 +24,8 @@ class OSEDiffExtension(ComfyExtension):
         """The node classes, in the order of the graph."""
         return [
             OSEDiffLoader,
+            OSEDiffDAPELoader,
+            OSEDiffDAPEPrompt,
             OSEDiffTextEncode,
             OSEDiffLQEncode,
             OSEDiffDenoise,

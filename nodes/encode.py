@@ -6,6 +6,7 @@ from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..osediff_core.prompts import split_prompts
 from ..osediff_core.resize import crop, resize_alpha
 from ..osediff_core.restore import encode, encode_prompt, prepare
 from .images import join_image, split_image
@@ -30,7 +31,8 @@ def prompt_input() -> io.String.Input:
         multiline=True,
         dynamic_prompts=True,
         default="",
-        tooltip="What is in the picture, as words separated by commas: cat, grass, tree. It may be empty.",
+        tooltip="What is in the picture, as words separated by commas: cat, grass, tree. It may be empty. "
+        "For a batch, a line of three dashes parts the prompt of one picture from that of the next.",
     )
 
 
@@ -55,8 +57,8 @@ class OSEDiffTextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ManagedModel, prompt: str) -> io.NodeOutput:
-        """(1, L, D) in a CONDITIONING."""
-        embeds = encode_prompt(model.load(pixels=0), [prompt])  # (1, L, D)
+        """(1, L, D) in a CONDITIONING, or one for each of several prompts."""
+        embeds = encode_prompt(model.load(pixels=0), split_prompts(prompt))  # (1 or B, L, D)
         return io.NodeOutput([[embeds.to(model_management.intermediate_device()), {}]])
 
 

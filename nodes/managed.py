@@ -1,4 +1,4 @@
-"""OSEDiff under ComfyUI's memory management: what travels on an OSEDIFF_MODEL wire."""
+"""Networks under ComfyUI's memory management: what travels on an OSEDIFF_MODEL wire, and its kind."""
 
 from __future__ import annotations
 
@@ -20,36 +20,42 @@ VALUES_PER_CHANNEL = 16
 
 
 class _Holder(torch.nn.Module):
-    """A plain module around the model: ComfyUI's patcher writes `device`, which is read-only on the model."""
+    """A plain module around another: ComfyUI's patcher writes `device`, which is read-only on some."""
 
-    def __init__(self, osediff: OSEDiff) -> None:
+    def __init__(self, held: torch.nn.Module) -> None:
         super().__init__()
-        self.osediff = osediff
+        self.held = held
         self.device = model_management.unet_offload_device()
 
 
-class ManagedModel:
-    """The model with the patcher through which ComfyUI moves it to the device and away again."""
+class Managed:
+    """A network with the patcher through which ComfyUI moves it to the device and away again."""
 
-    def __init__(self, osediff: OSEDiff) -> None:
+    def __init__(self, network: torch.nn.Module) -> None:
         self._patcher = ModelPatcher(
-            _Holder(osediff),
+            _Holder(network),
             load_device=model_management.get_torch_device(),
             offload_device=model_management.unet_offload_device(),
         )
 
-    @property
-    def idle(self) -> OSEDiff:
-        """The model wherever it is now, for reading its configuration only."""
-        return self._patcher.model.osediff
-
-    def load(self, pixels: int) -> OSEDiff:
-        """The model on ComfyUI's device, with room made for working on an image of so many pixels."""
-        memory = pixels * self._bytes_per_pixel()
+    def move_in(self, memory: int) -> None:
+        """Bring the network to ComfyUI's device, with room made for so many bytes of its work."""
         model_management.load_models_gpu([self._patcher], memory_required=memory, force_full_load=True)
         # Under --novram ComfyUI leaves modules without its own operations where they were; OSEDiff's run
         # on one device only. Where everything was moved already this does nothing.
         self._patcher.model.to(self._patcher.load_device)
+
+
+class ManagedModel(Managed):
+    """OSEDiff, managed."""
+
+    def __init__(self, osediff: OSEDiff) -> None:
+        super().__init__(osediff)
+        self.idle = osediff  # wherever it is now, for reading its configuration only
+
+    def load(self, pixels: int) -> OSEDiff:
+        """The model on ComfyUI's device, with room made for working on an image of so many pixels."""
+        self.move_in(pixels * self._bytes_per_pixel())
         return self.idle
 
     def _bytes_per_pixel(self) -> int:

@@ -40,8 +40,8 @@ class OSEDiffUpscale(io.ComfyNode):
                 DapeType.Input(
                     "dape",
                     optional=True,
-                    tooltip="A tagger from OSEDiff DAPE Loader: it puts what it sees in each picture before the "
-                    "prompt, as published. Not connected: the prompt alone.",
+                    tooltip="A tagger from OSEDiff DAPE Loader: it puts what it sees in each picture before "
+                    "the prompt, as published. Not connected: the prompt alone.",
                 ),
             ],
             outputs=[

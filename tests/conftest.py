@@ -22,3 +22,21 @@ def model(micro):
     from osediff_core import OSEDiff
 
     return OSEDiff.from_pretrained(micro / "tiny_sd", micro / "osediff.pkl", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_tagger(tmp_path_factory):
+    """A tagger file as `osediff convert-dape` writes it: the small recorded one, its 120 tags numbered."""
+    import torch
+    from safetensors.torch import load_file
+
+    from osediff_core.ram import fold_dape, read_config
+    from osediff_core.tagger_file import TaggerWeights, write_tagger
+
+    recorded = Path(__file__).parent / "golden_ram_tiny"
+    folded = fold_dape(load_file(recorded / "weights.safetensors"))
+    count = len(folded["label_embed"])
+    place = tmp_path_factory.mktemp("tagger") / "osediff_dape.safetensors"
+    labels = tuple(f"tag {i} (test)" for i in range(count))
+    write_tagger(place, TaggerWeights(folded, read_config(folded), labels, torch.full((count,), 0.42)))
+    return place

@@ -18,6 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = "demo (comes with the pack)"
+TAGGER = "osediff_dape.safetensors"  # the name in the example workflow
 MICRO = {"base": "tiny_sd", "weights": "osediff.pkl", "dtype": "auto", "strength": 1.0}
 WIDGETS = {"COMBO", "INT", "FLOAT", "STRING", "BOOLEAN"}
 
@@ -44,7 +45,15 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        for folder in ("custom_nodes", "input", "output", "models/osediff", "models/diffusers", "elsewhere"):
+        for folder in (
+            "custom_nodes",
+            "input",
+            "output",
+            "models/osediff",
+            "models/osediff_dape",
+            "models/diffusers",
+            "elsewhere",
+        ):
             (base / folder).mkdir(parents=True)
         places = f"tests:\n  base_path: {base / 'elsewhere'}\n  osediff: weights\n  diffusers: bases\n"
         (base / "extra_model_paths.yaml").write_text(places)

@@ -15,11 +15,13 @@ OBJECT_INFO = json.loads((ROOT / "tests" / "nodes" / "object_info.json").read_te
 # Graphs that people saved hold these names, and widget values by position: append, never change.
 SIGNATURES = {
     "OSEDiffLoader": ("base weights dtype strength", "OSEDIFF_MODEL"),
+    "OSEDiffDAPELoader": ("tagger dape antialias", "OSEDIFF_DAPE"),
+    "OSEDiffDAPEPrompt": ("dape image threshold_offset leave_out extra_text", "STRING STRING"),
     "OSEDiffTextEncode": ("model prompt", "CONDITIONING"),
     "OSEDiffLQEncode": ("model image scale", "LATENT IMAGE"),
-    "OSEDiffDenoise": ("model latent conditioning tile overlap", "LATENT"),
+    "OSEDiffDenoise": ("model latent conditioning tile overlap detail", "LATENT"),
     "OSEDiffDecode": ("model latent reference color", "IMAGE"),
-    "OSEDiffUpscale": ("model image scale prompt color tile", "IMAGE STRING"),
+    "OSEDiffUpscale": ("model image scale prompt color tile detail dape", "IMAGE STRING"),
 }
 
 
