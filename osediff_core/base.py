@@ -96,11 +96,15 @@ def read_schedule(path: str | Path, architecture: Architecture = SD21) -> dict[s
     return scheduler_config(place) if place.is_dir() else dict(architecture.scheduler)
 
 
+def find_parts(path: str | Path, architecture: Architecture = SD21) -> dict[str, Part]:
+    """Return where the networks of a base come from, none of them read; OSEDiffError as for `load_base`."""
+    place = locate(path)
+    return folder_parts(place) if place.is_dir() else single_file_parts(place, architecture)
+
+
 def read_conv_in(path: str | Path, architecture: Architecture = SD21) -> dict[str, Tensor]:
     """Return "conv_in.weight" and "conv_in.bias" of a base's UNet in float32, and load nothing else."""
-    place = locate(path)
-    parts = folder_parts(place) if place.is_dir() else single_file_parts(place, architecture)
-    tensors = parts["unet"].tensors()
+    tensors = find_parts(path, architecture)["unet"].tensors()
     return {key: tensors[key].float().clone() for key in ("conv_in.weight", "conv_in.bias")}
 
 

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "convert-dape": Command("convert_dape", "make one small tagger file of RAM's weights and DAPE's"),
         "cost": Command("cost", "count parameters and arithmetic of the full-size model"),
         "fetch": Command("fetch", "get the published weights"),
+        "inspect": Command("inspect", "tell what a file or folder is, and how it was made"),
         "verify": Command("verify", "compare this program with published results"),
     }
 )

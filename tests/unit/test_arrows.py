@@ -57,7 +57,7 @@ LAYERS = [
     {"captioner", "tagger_file"},
     {"tagger"},
     {"model"},
-    {"merged", "cost"},
+    {"merged", "cost", "describe"},
     {"room", "finite"},
     {"unet_tiles"},
     {"restore"},

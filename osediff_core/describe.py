@@ -1,0 +1,234 @@
+"""What a file or folder is, told as a person may ask it: kind, base, rank and alpha, training."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import exports
+from .base import find_parts, locate, read_conv_in
+from .checkpoint import FORMAT, Checkpoint, read_checkpoint
+from .errors import OSEDiffError
+from .folder import FOLDERS, scheduler_config
+from .hubcache import is_hub_id
+from .lora import A, B, check_fit, lora_delta
+from .marker import read_marker
+from .network import empty_network
+from .ram import HEAD, SWIN
+from .recognise import SD2, name_of, name_of_config
+from .single_file import single_file_parts
+from .tagger_file import FORMAT as TAGGER_FORMAT
+from .tensorfile import TensorFile
+
+BASE_SD21 = "Stable Diffusion 2 for 512 px (2.1-base or 2-base, which are shaped alike), a base for OSEDiff"
+OWN_BASE = "a base of its own size, for checkpoints trained on it"
+CONV_IN = {
+    "lora_unet_conv_in.diff": "as a difference, which follows the strength",
+    "lora_unet_conv_in.set_weight": "set, whatever the strength: use strength 1",
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """kind: one line. facts: label to text, in the order to show. config: how it was trained, as TOML."""
+
+    kind: str
+    facts: dict[str, str] = field(default_factory=dict)
+    config: str = ""
+
+
+def describe(path: str | Path, base: str | Path | None = None) -> Description:
+    """Tell what a file, a folder or a model of the hub's cache is; nothing in it is executed.
+
+    base: for a checkpoint, what to hold it against. Raises OSEDiffError for what is missing or damaged.
+    """
+    if not Path(path).exists() and not is_hub_id(str(path)):
+        raise OSEDiffError(f"there is no file or folder {path}: check the path")
+    place = locate(path)
+    if place.is_dir():
+        return _folder(place)
+    file = TensorFile(place)
+    kind = file.metadata.get("format", "")
+    if kind == FORMAT or any(key.startswith("state_dict_unet.") for key in file.shapes):
+        layout = "this project's layout" if kind == FORMAT else "the published layout"
+        return _checkpoint(read_checkpoint(place), f"an OSEDiff checkpoint in {layout}", place, base)
+    if kind in (exports.UNET_FORMAT, exports.VAE_FORMAT):
+        return _export(file, "unet" if kind == exports.UNET_FORMAT else "vae")
+    if kind == TAGGER_FORMAT:
+        return _tagger(file)
+    return Description(_foreign(file), {"keys": _first_keys(file)} | _storage(file))
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+
+def _checkpoint(checkpoint: Checkpoint, kind: str, place: Path, base: str | Path | None) -> Description:
+    facts = {"for": checkpoint.metadata.get("base") or _fitting_base(checkpoint)}
+    for part, name in (("unet", "UNet"), ("vae", "VAE encoder")):
+        tensors = getattr(checkpoint, part)
+        rank, alpha = getattr(checkpoint, f"rank_{part}"), getattr(checkpoint, f"alpha_{part}")
+        facts[name] = _lora(tensors, rank, alpha, getattr(checkpoint, f"scale_{part}"))
+    facts["in full"] = ", ".join(k for k in checkpoint.unet if not k.endswith((A, B))) or "nothing"
+    facts |= _training(checkpoint.metadata)
+    everything = [*checkpoint.unet.values(), *checkpoint.vae.values()]
+    facts["stored"] = _stored(Counter(tensor.dtype for tensor in everything))
+    facts["file"] = _written(place)
+    if base is not None:
+        facts["on that base"] = _held_against(checkpoint, base)
+    return Description(kind, facts, checkpoint.metadata.get("config", ""))
+
+
+def _lora(tensors: Mapping[str, Tensor], rank: int, alpha: float, scale: float) -> str:
+    layers = sum(key.endswith(A) for key in tensors)
+    count = sum(tensor.numel() for key, tensor in tensors.items() if key.endswith((A, B)))
+    return f"rank {rank}, alpha {alpha:g}, so scale {scale:g}; {layers} layers, {count:,} parameters"
+
+
+def _fitting_base(checkpoint: Checkpoint) -> str:
+    """Name the base by the shapes of the tensors, where the file does not say it."""
+    keys = [key for key in checkpoint.unet if key.endswith(f"attn2.to_k{A}")]
+    context = checkpoint.unet[keys[0]].shape[1] if keys else 0
+    conv_in = checkpoint.unet.get("conv_in.weight")
+    width, channels = (len(conv_in), conv_in.shape[1]) if conv_in is not None else (0, 4)
+    config = {
+        "attention_head_dim": 0,
+        "cross_attention_dim": context,
+        "block_out_channels": [width],
+        "in_channels": channels,
+    }
+    name = name_of_config(config) if width == 320 else ""
+    return f"{name}, by the shapes of its tensors" if name else f"a base of its own (text width {context})"
+
+
+def _held_against(checkpoint: Checkpoint, base: str | Path) -> str:
+    """Say whether a checkpoint fits a base, and whether its conv_in is another."""
+    parts = find_parts(base)
+    try:
+        check_fit(empty_network(parts["unet"]), checkpoint.unet)
+        check_fit(empty_network(parts["vae"]), checkpoint.vae)
+    except OSEDiffError as error:
+        return str(error)
+    conv_in = read_conv_in(base)
+    trained = {key: t for key, t in checkpoint.unet.items() if not key.endswith((A, B))}
+    gaps = [(trained[key].float() - t).abs().max().item() for key, t in conv_in.items() if key in trained]
+    if not gaps:
+        return "fits; conv_in is the base's"
+    same = "is equal to the base's" if max(gaps) == 0 else f"differs from the base's by up to {max(gaps):.2g}"
+    return f"fits; conv_in in full {same}{_low_rank_share(checkpoint)}"
+
+
+def _low_rank_share(checkpoint: Checkpoint) -> str:
+    if "conv_in" + A not in checkpoint.unet:
+        return ""
+    a, b = checkpoint.unet["conv_in" + A], checkpoint.unet["conv_in" + B]
+    delta = lora_delta(a, b, checkpoint.scale_unet, torch.Size((len(b), *a.shape[1:])))
+    return f", and its LoRA adds up to {delta.abs().max().item():.2g}"
+
+
+def _training(metadata: Mapping[str, str]) -> dict[str, str]:
+    said = {
+        "trained": " ".join(filter(None, [_steps(metadata), metadata.get("date", "")])),
+        "licence": metadata.get("licence", ""),
+    }
+    return {label: text or "not said in the file" for label, text in said.items()}
+
+
+def _steps(metadata: Mapping[str, str]) -> str:
+    return f"{metadata['steps']} steps" if metadata.get("steps") else ""
+
+
+# ---- other files of ours ------------------------------------------------------------------------
+
+
+def _export(file: TensorFile, part: str) -> Description:
+    said = file.metadata
+    what, where = {
+        "unet": ("the UNet's part of an OSEDiff checkpoint", "LoraLoader of ComfyUI, from models/loras"),
+        "vae": ("the VAE encoder's part of an OSEDiff checkpoint", "OSEDiff's nodes on ComfyUI's own VAE"),
+    }[part]
+    facts = {
+        "for": said.get("base") or SD2,
+        "used by": where,
+        "LoRA": f"rank {said.get(f'rank_{part}', '?')}, alpha {said.get(f'alpha_{part}', '?')}",
+    }
+    if part == "unet":
+        facts["conv_in"] = next((text for key, text in CONV_IN.items() if key in file.shapes), "LoRA alone")
+    facts |= _training(said) | _storage(file)
+    return Description(f"{what}, for ComfyUI", facts, said.get("config", ""))
+
+
+def _tagger(file: TensorFile) -> Description:
+    tags = json.loads(file.metadata.get("tags", "[]"))
+    facts = {"made from": file.metadata.get("made_from", "not said"), "tags": f"{len(tags):,}"}
+    return Description("a tagger of osediff convert-dape", facts | _storage(file))
+
+
+# ---- files of others ----------------------------------------------------------------------------
+
+
+def _foreign(file: TensorFile) -> str:
+    keys = {key.removeprefix("model.") for key in file.shapes}
+    if any(key.startswith(f"{SWIN}.") for key in keys):
+        whole = any(key.startswith(f"{HEAD}.") and "lora_" not in key for key in keys)
+        return "RAM's weights (Recognize Anything)" if whole else "DAPE's weights, which go with RAM's"
+    name = name_of(file.shapes)
+    if name != SD2:
+        return f"{name}; no checkpoint and no base of OSEDiff"
+    try:
+        single_file_parts(file.path)
+    except OSEDiffError as error:
+        return str(error).removeprefix(f"{file.path} is ")
+    return BASE_SD21
+
+
+def _folder(place: Path) -> Description:
+    merged = read_marker(place)
+    if merged is not None:
+        facts = {
+            "made from": f"{merged.get('weights')} at strength {merged.get('strength')}",
+            "for": "restoring without other weights",
+            "stored": merged.get("dtype", "not said"),
+        }
+        kind = "an OSEDiff model, its checkpoint merged into the base"
+        return Description(kind, facts | _training(merged), merged.get("config", ""))
+    missing = [name for name in FOLDERS if not (place / name).is_dir()]
+    if missing == list(FOLDERS):
+        raise OSEDiffError(f"{place} is a folder without a model: name a file in it, or a folder with a unet")
+    if missing:
+        return Description(f"a part of a model, which lacks {', '.join(missing)}")
+    try:
+        scheduler_config(place)
+        parts = find_parts(place)
+    except OSEDiffError as error:
+        return Description(f"a model that cannot be a base: {error}")
+    name = BASE_SD21 if name_of_config(parts["unet"].config) == SD2 else OWN_BASE
+    dtypes = {part: Counter(f.dtype(k) for f in p.files for k in f.shapes) for part, p in parts.items()}
+    return Description(f"{name}, in the diffusers layout", {part: _stored(n) for part, n in dtypes.items()})
+
+
+def _first_keys(file: TensorFile) -> str:
+    keys = sorted(file.shapes)
+    return ", ".join(keys[:3]) + ", ..." * (len(keys) > 3)
+
+
+def _storage(file: TensorFile) -> dict[str, str]:
+    kinds = Counter(file.dtype(key) for key in file.shapes)
+    return {"stored": _stored(kinds), "file": _written(file.path)}
+
+
+def _stored(dtypes: Counter[torch.dtype]) -> str:
+    kinds = ", ".join(f"{n:,} of {str(kind)[6:]}" for kind, n in dtypes.most_common())
+    return f"tensors: {kinds}" if kinds else "no tensors"
+
+
+def _written(place: Path) -> str:
+    stat = place.stat()
+    day = datetime.fromtimestamp(stat.st_mtime).astimezone().date().isoformat()
+    return f"{stat.st_size / 1e6:,.1f} MB, written {day}"
