@@ -89,9 +89,9 @@ def log_progress(part: str, steps: int, step: int, loss: float) -> None:
         log.info("%s: step %d of %d, loss %.4f", part, step, steps, loss)
 
 
-def autocast(config: BaseConfig) -> torch.autocast:
-    """The precision of the forward passes."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16)
+def autocast(config: BaseConfig, x: Tensor) -> torch.autocast:
+    """The precision of the forward passes, on the device of `x`."""
+    return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bf16)
 
 
 def cut_for_vae(picture: Tensor, generator: torch.Generator, size: int) -> Tensor:
@@ -115,7 +115,7 @@ def train_vae(config: BaseConfig) -> None:
     def loss_of(step: int) -> Tensor:
         x, _ = draw_batch(pool.pictures, pool.weights, vae_config.batch, cut, generator)
         noise = torch.randn(vae_config.batch, vae_config.latent_channels, side, side, generator=generator)
-        with autocast(config):
+        with autocast(config, x):
             return vae_loss(vae, 2 * x - 1, noise, vae_config)
 
     groups = [{"params": list(vae.parameters()), "lr": vae_config.lr}]
@@ -176,7 +176,7 @@ def train_prior(config: BaseConfig) -> None:
         told = torch.where(spoiled, 3, torch.where(pool.synthetic[chosen], 2, 1))
         told = torch.where(torch.rand(prior.batch, generator=generator) < prior.drop_prompt, 0, told)
         t = torch.randint(0, prior.max_timestep, (prior.batch,), generator=generator)
-        with autocast(config):
+        with autocast(config, x):
             with torch.no_grad():
                 z = vae.encode(2 * x - 1).latent_dist.mean.float() * vae.config["scaling_factor"]
             noise = torch.randn(z.shape, generator=generator)
