@@ -1,0 +1,108 @@
+"""The published way of running OSEDiff, written down from its description to be measured against.
+
+Adapters stay beside the weights they change, and the UNet sees one tile of 96 x 96 latent pixels (overlap 32)
+at a time, in float32 sums. The VAE's pieces are in `benchmarks.published_hook`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.published_hook import run_hook
+from osediff_core import OSEDiff
+from osediff_core.checkpoint import Checkpoint
+from osediff_core.color import match_color
+from osediff_core.lora import A, B
+from osediff_core.restore import decode
+from osediff_core.tiling import gaussian_window, grid
+
+TILE, OVERLAP = 96, 32
+ENCODER_TILE, DECODER_TILE = 1024, 224
+"""Image pixels and latent pixels: the published program's defaults."""
+
+
+class Adapted(nn.Module):
+    """A layer with its LoRA beside it: every call computes three layers instead of one."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, a: Tensor, b: Tensor, scale: float) -> None:
+        """Take the layer and its tensors: a (r, in, ...), b (out, r, ...)."""
+        super().__init__()
+        self.layer, self.scale = layer, scale
+        if isinstance(layer, nn.Linear):
+            self.down = nn.Linear(a.shape[1], a.shape[0], bias=False)
+            self.up = nn.Linear(b.shape[1], b.shape[0], bias=False)
+        else:
+            self.down = nn.Conv2d(
+                a.shape[1], a.shape[0], layer.kernel_size, layer.stride, layer.padding, bias=False
+            )
+            self.up = nn.Conv2d(b.shape[1], b.shape[0], 1, bias=False)
+        self.down.weight.data, self.up.weight.data = a.clone(), b.clone()
+        self.to(layer.weight)
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own, for those who ask where and in what precision it is."""
+        return self.layer.weight
+
+    def forward(self, x: Tensor, *_: object) -> Tensor:
+        """Return the layer's output plus scale * B A x."""
+        return self.layer(x) + self.up(self.down(x)) * self.scale
+
+
+def attach(module: nn.Module, tensors: dict[str, Tensor], scale: float) -> None:
+    """Put every LoRA of `tensors` beside its layer, and parameters trained in full into their place."""
+    for name in [key.removesuffix(A) for key in tensors if key.endswith(A)]:
+        parent, _, child = name.rpartition(".")
+        layer = module.get_submodule(name)
+        adapted = Adapted(layer, tensors[name + A], tensors[name + B], scale)
+        setattr(module.get_submodule(parent), child, adapted)
+    for name in ("conv_in.weight", "conv_in.bias"):
+        if name in tensors:
+            owner = module.get_submodule("conv_in")
+            layer = owner.layer if isinstance(owner, Adapted) else owner
+            getattr(layer, name.rpartition(".")[2]).data.copy_(tensors[name])
+
+
+def publish(model: OSEDiff, checkpoint: Checkpoint) -> None:
+    """Attach a checkpoint to a plain base, unmerged."""
+    attach(model.unet, checkpoint.unet, checkpoint.scale_unet)
+    attach(model.vae, checkpoint.vae, checkpoint.scale_vae)
+
+
+def predict_noise_by_tiles(model: OSEDiff, z: Tensor, embeds: Tensor) -> Tensor:
+    """Return eps of (1, C, h, w), float32: one tile after the other, whole where the latent is small."""
+    boxes = grid(z.shape[-2], z.shape[-1], TILE, OVERLAP)
+    if len(boxes) == 1:
+        return model.predict_noise(z, embeds).float()
+    window = gaussian_window(boxes[0].height, boxes[0].width, window="published").float().to(z.device)
+    total, weight = torch.zeros_like(z, dtype=torch.float32), torch.zeros_like(z, dtype=torch.float32)
+    for box in boxes:
+        here = (..., slice(box.y, box.y + box.height), slice(box.x, box.x + box.width))
+        total[here] += model.predict_noise(z[here], embeds).float() * window
+        weight[here] += window
+    return total / weight
+
+
+@torch.no_grad()
+def restore_published(model: OSEDiff, x: Tensor, embeds: Tensor, exact: bool = False) -> Tensor:
+    """Restore (1, 3, H, W) in [0, 1], already enlarged, as the published program does after reading it.
+
+    exact: with the VAE whole in encoding, in our pieces in decoding: a comparison at equal exactness.
+    """
+    z = model.encode(x) if exact else encode_hooked(model, x)  # (1, C, h, w)
+    z_hq = model.predict_x0(z, predict_noise_by_tiles(model, z, embeds))  # (1, C, h, w)
+    sr = decode(model, z_hq) if exact else decode_hooked(model, z_hq)  # (1, 3, H, W)
+    return match_color(sr, x, "adain")
+
+
+def encode_hooked(model: OSEDiff, x: Tensor) -> Tensor:
+    """Return the scaled latent of (1, 3, H, W) in [0, 1], (1, C, h, w), in the published pieces."""
+    moments = run_hook(model.vae, (x * 2 - 1).to(model.vae.dtype), "encode", ENCODER_TILE)  # (1, 2 C, h, w)
+    return moments.chunk(2, 1)[0] * model.scaling_factor
+
+
+def decode_hooked(model: OSEDiff, z: Tensor) -> Tensor:
+    """Return the image of a scaled latent (1, C, h, w), (1, 3, H, W) in [0, 1], in the published pieces."""
+    image = run_hook(model.vae, (z / model.scaling_factor).to(model.vae.dtype), "decode", DECODER_TILE)
+    return (image.float() / 2 + 0.5).clamp(0, 1)

@@ -1,0 +1,270 @@
+"""Ours, the published way and diffusers' own tiling, side by side on the same random full-size weights.
+
+    python -m benchmarks.speed FOLDER [--cpu] [--sizes 512x512 ...] [--plot speed.png]
+
+FOLDER gets a base of 2.6 GB for the run. Each row is measured in a process of its own: once cold (loading the
+model, and its first picture), then warm. Multiply-accumulates are counted during the first picture, the share
+of the peak is against the fastest matrix product that this device did in the same run, and `distance` is
+the root mean square difference to our result, in levels of 255. The whole matrix is for a card; --cpu runs
+what a processor does in about half an hour. Rows that were not run say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.full_size import Memory, build
+from benchmarks.published import publish, restore_published
+from osediff_core import OSEDiff
+from osediff_core.checkpoint import read_checkpoint
+from osediff_core.restore import decode, encode_prompt, prepare, restore
+
+SIZES = ("512x512", "1024x1024", "2048x2048", "3840x2160")
+BATCHES = (1, 8)
+ON_A_PROCESSOR = {("512x512", 1), ("1024x1024", 1)}
+"""What --cpu runs, beside one decoding to 2048 x 2048."""
+FORM = "folder-fp16"
+WAYS = {
+    "ours": "exact pieces where the whole does not fit, tiles in batches, LoRA folded",
+    "published": "LoRA unmerged, one tile at a time, the published VAE pieces",
+    "published, exact VAE": "the same with our VAE: equal exactness",
+    "diffusers tiling": "LoRA folded, UNet whole, diffusers' enable_tiling",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row: which way, output width x height, batch, and what runs it."""
+
+    way: str
+    size: str
+    batch: int
+    device: str
+    dtype: str
+    compile: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        width, height = map(int, self.size.split("x"))
+        return height, width
+
+
+def runner(setting: Setting, base: Path) -> Callable[[Tensor], Tensor]:
+    """Load the model as one way does it; returns what restores a batch of inputs, (B, 3, H, W) uint8."""
+    vocabulary, weights = base.with_name("vocabulary"), base.with_name("osediff.pkl")
+    options = {"dtype": setting.dtype, "device": setting.device, "vocabulary": vocabulary}
+    if not setting.way.startswith("published"):
+        model = OSEDiff.from_pretrained(base, weights, **options)
+        if setting.way == "diffusers tiling":
+            model.vae.enable_tiling()
+            return lambda lq: restore(model, lq, tile="off", vae="whole")
+        return lambda lq: restore(model, lq)
+    model = OSEDiff.from_pretrained(base, None, **options)
+    publish(model, read_checkpoint(weights))
+    exact = setting.way == "published, exact VAE"
+    embeds = encode_prompt(model, [""])  # (1, L, D)
+
+    def one_by_one(lq: Tensor) -> Tensor:
+        x, _ = prepare(lq, 4, model.reduction)
+        images = (image.to(setting.device) for image in x.split(1))
+        return torch.cat([restore_published(model, image, embeds, exact) for image in images])
+
+    return one_by_one
+
+
+def matrix_peak(device: str, dtype: torch.dtype) -> float:
+    """1e12 multiply-accumulates per second of the fastest square matrix product, the best of several."""
+    side = 8192 if device != "cpu" else 2048
+    a = torch.randn(side, side, device=device).to(dtype)
+    best = 0.0
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ a
+        wait(device)
+        best = max(best, side**3 / 1e12 / (time.perf_counter() - start))
+    return best
+
+
+def wait(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device != "cpu":
+        getattr(torch, torch.device(device).type).synchronize()
+
+
+def measure(setting: Setting, base: Path, times: int, out: Path) -> dict[str, float]:
+    """Run one row in this process: seconds cold and warm, MACs, GiB at the peak."""
+    memory = Memory()
+    height, width = setting.shape
+    lq = torch.rand(setting.batch, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(0))
+    lq = (lq * 255).round().to(torch.uint8)
+    start = time.perf_counter()
+    run = runner(setting, base)
+    loaded = time.perf_counter() - start
+    seconds = []
+    with FlopCounterMode(display=False) as counter:
+        start = time.perf_counter()
+        sr = run(lq)
+        wait(setting.device)
+        cold = loaded + time.perf_counter() - start
+    for _ in range(times):
+        start = time.perf_counter()
+        sr = run(lq)
+        wait(setting.device)
+        seconds.append(time.perf_counter() - start)
+    torch.save(sr.cpu().half(), out)
+    peak = memory.own
+    if setting.device.startswith("cuda"):
+        peak = torch.cuda.max_memory_allocated() / 2**30
+    return {"cold": cold, "warm": min(seconds), "peak": peak, "macs": counter.get_total_flops() / 2e12}
+
+
+def decode_only(base: Path, device: str, dtype: str) -> dict[str, float]:
+    """One decoding to 2048 x 2048: seconds, and GiB at the peak."""
+    memory = Memory()
+    options = {"dtype": dtype, "device": device, "vocabulary": base.with_name("vocabulary")}
+    model = OSEDiff.from_pretrained(base, base.with_name("osediff.pkl"), **options)
+    z = torch.randn(1, 4, 256, 256, generator=torch.Generator().manual_seed(0))
+    start = time.perf_counter()
+    with FlopCounterMode(display=False) as counter:
+        decode(model, z)
+    return {"cold": time.perf_counter() - start, "peak": memory.own, "macs": counter.get_total_flops() / 2e12}
+
+
+def settings(args: argparse.Namespace) -> Iterator[tuple[Setting, bool]]:
+    """Every row of the matrix, and whether it is to be run."""
+    for size in SIZES:
+        for batch in BATCHES:
+            for way in WAYS:
+                wanted = size in args.sizes and batch in args.batches
+                possible = args.device != "cpu" or (size, batch) in ON_A_PROCESSOR
+                yield Setting(way, size, batch, args.device, args.dtype), wanted and possible
+
+
+def in_a_process_of_its_own(folder: Path, *arguments: str) -> dict[str, float] | None:
+    """Run this module once more; returns what it measured, None where it failed (memory, most likely)."""
+    command = [sys.executable, "-m", "benchmarks.speed", str(folder), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    return None if done.returncode else json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def distance(found: Path, ours: Path) -> float | None:
+    """Root mean square difference of two results, in levels of 255; None where one is missing."""
+    if not (found.is_file() and ours.is_file()):
+        return None
+    return (torch.load(found).float() - torch.load(ours).float()).square().mean().sqrt().item() * 255
+
+
+def line(setting: Setting, found: dict[str, float] | None, far: float | None, peak: float) -> str:
+    """One line of the table; peak: 1e12 multiply-accumulates per second of this device."""
+    head = f"| {setting.size} | {setting.batch} | {setting.way} |"
+    if found is None:
+        return f"{head} not measured | | | | | | |"
+    warm = found["warm"]
+    return (
+        f"{head} {found['cold']:.2f} | {warm:.2f} | {setting.batch / warm:.2f} | {found['peak']:.2f} "
+        f"| {found['macs']:.2f} | {found['macs'] / warm / peak:.0%} | {'' if far is None else f'{far:.2f}'} |"
+    )
+
+
+def table(args: argparse.Namespace, base: Path) -> dict[Setting, dict[str, float]]:
+    """Run and print every row; returns what was measured."""
+    print("| output | batch | way | cold, s | warm, s | images/s | peak, GiB | TMACs | of peak | distance |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    peak = matrix_peak(args.device, getattr(torch, args.dtype))
+    results = {}
+    for setting, wanted in settings(args):
+        out = args.folder / f"{setting.way}.pt".replace(" ", "_")
+        found = None
+        if wanted:
+            row = json.dumps(asdict(setting))
+            out.unlink(missing_ok=True)
+            found = in_a_process_of_its_own(args.folder, "--row", row, "--times", str(args.times))
+        if found is not None:
+            results[setting] = found
+        far = distance(out, args.folder / "ours.pt") if wanted else None
+        print(line(setting, found, far, peak), flush=True)
+    found = in_a_process_of_its_own(args.folder, "--decode", "--device", args.device, "--dtype", args.dtype)
+    if found is not None:
+        print(f"\nOne decoding to 2048x2048, ours: {found['cold']:.1f} s, peak {found['peak']:.2f} GiB")
+    return results
+
+
+def plot(results: dict[Setting, dict[str, float]], path: Path) -> None:
+    """Draw warm seconds per image as bars, grouped by size."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    groups = sorted({(s.size, s.batch) for s in results}, key=lambda g: (int(g[0].split("x")[0]), g[1]))
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for index, way in enumerate(WAYS):
+        here = [
+            (i, s) for i, g in enumerate(groups) for s in results if (s.size, s.batch) == g and s.way == way
+        ]
+        heights = [results[s]["warm"] / s.batch for _, s in here]
+        axes.bar([i + 0.2 * (index - 1.5) for i, _ in here], heights, 0.18, label=way)
+    axes.set_xticks(range(len(groups)), [f"{size}, batch {batch}" for size, batch in groups])
+    axes.set_ylabel("seconds per image, warm")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--cpu", action="store_true", help="what a processor does in about half an hour")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", default="float16", choices=("float16", "bfloat16", "float32"))
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--batches", nargs="+", type=int, choices=BATCHES, default=list(BATCHES))
+    parser.add_argument("--times", type=int, default=10, help="warm runs, of which the fastest counts")
+    parser.add_argument("--plot", type=Path, help="draw the seconds (needs matplotlib)")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--decode", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.cpu:
+        args.device, args.dtype, args.times = "cpu", "float32", 2
+    return args
+
+
+def main() -> None:
+    """Measure everything, or, in a process of its own, one row."""
+    args = parse()
+    base = args.folder / FORM
+    if args.row:
+        setting = Setting(**json.loads(args.row))
+        out = args.folder / f"{setting.way}.pt".replace(" ", "_")
+        print(json.dumps(measure(setting, base, args.times, out)))
+        return
+    if args.decode:
+        print(json.dumps(decode_only(base, args.device, args.dtype)))
+        return
+    args.folder.mkdir(parents=True, exist_ok=True)
+    build(FORM, args.folder)
+    try:
+        results = table(args, base)
+    finally:
+        shutil.rmtree(base)
+    if args.plot and results:
+        plot(results, args.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The measuring programs measure what they say, on the micro model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.published import predict_noise_by_tiles, publish
+from benchmarks.speed import ON_A_PROCESSOR, WAYS, Setting, line, measure, parse, settings
+from osediff_core import OSEDiff
+from osediff_core.checkpoint import read_checkpoint
+
+
+@pytest.fixture
+def base(tmp_path, micro):
+    """The micro base and its checkpoint, laid out as the programs write theirs."""
+    (tmp_path / "base").symlink_to(micro / "tiny_sd")
+    (tmp_path / "osediff.pkl").symlink_to(micro / "osediff.pkl")
+    (tmp_path / "vocabulary").symlink_to(micro / "tiny_sd" / "tokenizer")
+    return tmp_path / "base"
+
+
+def test_adapters_beside_the_weights_give_what_folded_ones_do(micro):
+    tiny, weights = micro / "tiny_sd", micro / "osediff.pkl"
+    folded = OSEDiff.from_pretrained(tiny, weights, device="cpu", dtype="float32")
+    plain = OSEDiff.from_pretrained(tiny, device="cpu", dtype="float32")
+    z = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(0))
+    embeds = folded.encode_prompt(["a cat"]).detach()
+    with torch.no_grad():
+        wanted = folded.predict_noise(z, embeds)
+        assert not torch.allclose(predict_noise_by_tiles(plain, z, embeds), wanted, atol=1e-2)
+        publish(plain, read_checkpoint(weights))
+        torch.testing.assert_close(predict_noise_by_tiles(plain, z, embeds), wanted, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_is_measured_and_near_ours(way, base, tmp_path):
+    results = {}
+    for name in ("ours", way):
+        out = tmp_path / f"{name}.pt"
+        found = measure(Setting(name, "128x96", 1, "cpu", "float32"), base, 1, out)
+        assert min(found.values()) > 0
+        results[name] = torch.load(out).float()
+    assert results[way].shape == (1, 3, 96, 128)
+    assert (results[way] - results["ours"]).abs().max() < 5e-3  # halves were stored
+
+
+def test_a_row_that_was_not_run_says_so():
+    assert "not measured" in line(Setting("ours", "512x512", 8, "cuda", "float16"), None, None, 1.0)
+
+
+def test_a_processor_runs_its_part_of_the_matrix(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["speed", "somewhere", "--cpu"])
+    wanted = {(s.size, s.batch) for s, run in settings(parse()) if run}
+    assert wanted == ON_A_PROCESSOR
