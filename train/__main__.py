@@ -1,13 +1,18 @@
-"""`python -m train CONFIG.toml [--section.key VALUE]`: train OSEDiff."""
+"""`python -m train CONFIG.toml [--plan] [--section.key VALUE]`: train OSEDiff, or say what would be done."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from typing import TYPE_CHECKING
 
 from osediff_core.errors import OSEDiffError
 
-USAGE = "python -m train CONFIG.toml [--section.key VALUE ...]"
+if TYPE_CHECKING:
+    from .config import TrainConfig
+
+USAGE = "python -m train CONFIG.toml [--plan] [--section.key VALUE ...]"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,14 +38,25 @@ def _run(arguments: list[str]) -> int:
     if not wants_help and arguments[0].startswith("-"):
         raise OSEDiffError(f"the configuration file comes first: {USAGE}")
     default = TrainConfig() if wants_help else read_config(TrainConfig, arguments[0])
-    overrides = ["--help"] if wants_help else arguments[1:]
+    overrides = ["--help"] if wants_help else [a for a in arguments[1:] if a != "--plan"]
     kind = tyro.conf.configure(tyro.conf.FlagConversionOff)(TrainConfig)
     config = tyro.cli(kind, prog="python -m train CONFIG.toml", default=default, args=overrides)
+    answer = _plan(config) if "--plan" in arguments else _train(config)
+    if os.environ.get("RANK", "0") == "0":  # set by torchrun and accelerate launch
+        print(answer)
+    return 0
+
+
+def _plan(config: TrainConfig) -> str:
+    from .plan import plan
+
+    return plan(config)
+
+
+def _train(config: TrainConfig) -> str:
     from .loop import train
 
-    newest = train(config)
-    print(f"The newest checkpoint is {newest}")
-    return 0
+    return f"The newest checkpoint is {train(config)}"
 
 
 if __name__ == "__main__":
