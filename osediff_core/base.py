@@ -139,6 +139,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise OSEDiffError(f"the device is auto, cpu, cuda, xpu or mps, got {device!r}") from error
     if not there.get(resolved.type, True):
         raise OSEDiffError(f"this PyTorch finds no {resolved.type} device: use auto or cpu")
+    if resolved.type not in ("cpu", *there):
+        raise OSEDiffError(f"the device is auto, cpu, cuda, xpu or mps, got {device!r}")
+    count = 1 if resolved.type in ("cpu", "mps") else getattr(torch, resolved.type).device_count()
+    if resolved.index is not None and resolved.index >= count:
+        raise OSEDiffError(
+            f"there is no device {resolved}: this machine has {count} of type {resolved.type}, counted from 0"
+        )
     return resolved
 
 
@@ -153,4 +160,15 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     resolved = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
     if resolved not in DTYPES.values():
         raise OSEDiffError(f"the dtype is auto, float32, float16 or bfloat16, got {dtype!r}")
+    _check_computes(device, resolved)
     return resolved
+
+
+def _check_computes(device: torch.device, dtype: torch.dtype) -> None:
+    """Raise OSEDiffError where a device, or this PyTorch on it, cannot convolve and multiply in a dtype."""
+    try:
+        x = torch.ones((1, 1, 3, 3), device=device, dtype=dtype)
+        torch.matmul(torch.nn.functional.group_norm(torch.conv2d(x, x, padding=1), 1), x)
+    except RuntimeError as error:
+        name, why = str(dtype).removeprefix("torch."), str(error).partition("\n")[0]
+        raise OSEDiffError(f"{device} cannot compute in {name} ({why}): use float32") from error

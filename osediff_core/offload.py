@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import OSEDiffError
 
@@ -30,12 +30,19 @@ def resident(device: torch.device | None, *modules: nn.Module | None) -> Iterato
     if device is None:
         yield next(there[0].parameters()).device
         return
-    tensors = [t for module in there for t in (*module.parameters(), *module.buffers())]
-    at_home = [t.data for t in tensors]
+    stores = [store for module in there for m in module.modules() for store in (m._parameters, m._buffers)]
+    at_home = [dict(store) for store in stores]
     try:
-        for tensor in tensors:
-            tensor.data = tensor.data.to(device)
+        for store in stores:
+            store.update({name: _moved(tensor, device) for name, tensor in store.items()})
         yield device
     finally:
-        for tensor, home in zip(tensors, at_home, strict=True):
-            tensor.data = home
+        for store, home in zip(stores, at_home, strict=True):
+            store.update(home)
+
+
+def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    """Return a parameter or a buffer on `device`."""
+    if tensor is None or not isinstance(tensor, nn.Parameter):
+        return None if tensor is None else tensor.to(device)
+    return nn.Parameter(tensor.to(device), requires_grad=False)

@@ -149,11 +149,11 @@ def _enough(size: int, device: torch.device, room: Room) -> bool:
 def _refuse(cut: Cut, room: Room, device: torch.device, memory: Callable[[Cut], tuple[int, int]]) -> None:
     there, elsewhere = memory(cut)
     free, free_host = room.free(device) or 0, room.free(CPU) or 0
-    beside = f" and {gigabytes(elsewhere)} beside it, of which {gigabytes(free_host)}" if elsewhere else ""
+    beside = f", and {gigabytes(elsewhere)} of the host's memory, of which {gigabytes(free_host)} are free"
     raise OSEDiffError(
         f"this picture takes {gigabytes(there)} on {device} even in the smallest pieces, of which "
-        f"{gigabytes(free)} are free{beside}: take a smaller scale, cut the "
-        "picture into parts, or spill to files"
+        f"{gigabytes(free)} are free{beside if elsewhere else ''}: take a smaller scale, cut the picture "
+        "into parts, or spill to files"
     )
 
 

@@ -59,19 +59,19 @@ def uneven(*shape, seed=0):
 
 
 class Alive(TorchDispatchMode):
-    """Counts the bytes of tensors made inside and still alive: `now`, and `peak`."""
+    """Counts the bytes of tensors made inside and still alive: `now`, and `peak`. Weights are not."""
 
     def __init__(self):
         super().__init__()
         self.now = self.peak = 0
         self._seen = {}
 
-    def _see(self, tensor):
+    def _see(self, tensor, made):
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._seen:
-            self._seen[key] = storage.nbytes()
-            self.now += storage.nbytes()
+            self._seen[key] = storage.nbytes() if made else 0
+            self.now += self._seen[key]
             self.peak = max(self.peak, self.now)
             weakref.finalize(storage, self._gone, key)
 
@@ -79,8 +79,11 @@ class Alive(TorchDispatchMode):
         self.now -= self._seen.pop(key)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, torch.Tensor):
+                self._see(leaf, made=False)  # or it was seen when it was made
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
-                self._see(leaf)
+                self._see(leaf, made=True)
         return out

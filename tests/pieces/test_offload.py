@@ -1,0 +1,129 @@
+"""Parts go to the device only while they are needed, and come back whatever happens."""
+
+import copy
+from contextlib import suppress
+
+import pytest
+import torch
+
+from osediff_core import OSEDiff, base, restore
+from osediff_core.base import resolve_device, resolve_dtype
+from osediff_core.errors import OSEDiffError
+from osediff_core.offload import resident
+
+META = torch.device("meta")
+
+
+def places(model):
+    """Where each part is."""
+    parts = {
+        "text": model.text_encoder,
+        "unet": model.unet,
+        "encoder": model.vae.encoder,
+        "quant": model.vae.quant_conv,
+        "decoder": model.vae.decoder,
+        "post_quant": model.vae.post_quant_conv,
+    }
+    return {
+        name: {t.device.type for t in (*part.parameters(), *part.buffers())} for name, part in parts.items()
+    }
+
+
+@pytest.fixture
+def offloaded(model):
+    net = copy.deepcopy(model)
+    net.offload_to = torch.device("cpu", 0)  # another name of the same place: so that it can compute
+    return net
+
+
+def test_parts_are_there_only_inside_and_unchanged_afterwards(model):
+    net = copy.deepcopy(model)
+    with suppress(KeyError), resident(META, net.vae.encoder, net.vae.quant_conv, None) as device:
+        assert device == META
+        there = places(net)
+        assert {name for name, where in there.items() if where == {"meta"}} == {"encoder", "quant"}
+        raise KeyError
+    assert all(where == {"cpu"} for where in places(net).values())
+    for ours, theirs in zip(net.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_without_offloading_nothing_moves(model):
+    with resident(None, None, model.unet) as device:
+        assert device == next(model.unet.parameters()).device
+
+
+def test_every_step_moves_its_own_part_once(offloaded, monkeypatch):
+    import sys
+
+    from osediff_core import restore as _  # noqa: F401
+
+    module, moved = sys.modules["osediff_core.restore"], []
+
+    def note(device, *parts):
+        names = {id(part): name for name, part in offloaded.named_modules()}
+        moved.append([names[id(part)] for part in parts if part is not None])
+        return resident(device, *parts)
+
+    monkeypatch.setattr(module, "resident", note)
+    lq = torch.rand(4, 3, 8, 8, generator=torch.manual_seed(0))
+    restore(offloaded, lq, chunk=4)
+    assert moved == [
+        ["text_encoder"],
+        ["vae.encoder", "vae.quant_conv"],
+        ["unet"],
+        ["vae.decoder", "vae.post_quant_conv"],
+    ]
+
+
+def test_offloading_changes_no_bit(model, offloaded):
+    lq = torch.rand(2, 3, 8, 12, generator=torch.manual_seed(0))
+    assert torch.equal(restore(offloaded, lq, chunk=2), restore(model, lq))
+    assert torch.equal(restore(offloaded, lq, vae=32), restore(model, lq, vae=32))
+
+
+def test_a_model_is_loaded_offloaded(micro, monkeypatch):
+    monkeypatch.setattr("osediff_core.model.resolve_device", lambda device: META)
+    monkeypatch.setattr("osediff_core.model.resolve_dtype", lambda dtype, device: torch.float32)
+    net = OSEDiff.from_pretrained(micro / "tiny_sd", micro / "osediff.pkl", offload="parts")
+    assert net.device == META
+    assert all(where == {"cpu"} for where in places(net).values())
+    on_cpu = OSEDiff.from_pretrained(micro / "tiny_sd", offload="none", device="cpu", dtype="float32")
+    assert on_cpu.offload_to is None
+
+
+def test_a_choice_that_is_none_is_refused(micro):
+    with pytest.raises(OSEDiffError, match="one of none, parts, got 'all'"):
+        OSEDiff.from_pretrained(micro / "tiny_sd", offload="all")
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("tpu", "auto, cpu, cuda, xpu or mps"),
+        ("meta", "auto, cpu, cuda, xpu or mps"),
+        ("cpu:3", "there is no device cpu:3: this machine has 1"),
+    ],
+)
+def test_a_device_that_does_not_exist_is_named(device, words):
+    with pytest.raises(OSEDiffError, match=words):
+        resolve_device(device)
+
+
+def test_a_card_with_a_number_too_high_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(OSEDiffError, match="no device cuda:2: this machine has 2 of type cuda"):
+        resolve_device("cuda:2")
+
+
+def test_a_dtype_that_the_device_lacks_is_named(monkeypatch):
+    assert resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+    def lack(*args, **options):
+        raise RuntimeError("\"slow_conv2d_cpu\" not implemented for 'Half'\nmore")
+
+    monkeypatch.setattr(base.torch, "conv2d", lack)
+    with pytest.raises(OSEDiffError, match=r"cpu cannot compute in float16 \(.*Half.*\): use float32"):
+        resolve_dtype("float16", torch.device("cpu"))
