@@ -120,7 +120,7 @@ def _memory(trainer: Trainer) -> Iterator[str]:
         f"activations, recompute {trainer.config.run.recompute}": activations,
     }
     yield from (f"memory     {size / MIB:>9,.0f} MiB  {what}" for what, size in rows.items())
-    yield f"           {sum(rows.values()) / MIB:>9,.0f} MiB  for each process: an estimate, without libraries,"
+    yield f"           {sum(rows.values()) / MIB:>9,.0f} MiB  for each process: estimated, without libraries,"
     yield "                          workspaces, with the processor's rules for 16 bits"
 
 
