@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.lora import VAE_PARTS, vae_targets
 
 
 class SwitchedConv2d(nn.Conv2d):
@@ -31,6 +32,22 @@ class SwitchedConv2d(nn.Conv2d):
         if self.trained:
             return self._conv_forward(x, self.own_weight, self.own_bias)
         return super().forward(x)
+
+
+def trained_vae_targets(vae: nn.Module, what: str) -> list[str]:
+    """Name the VAE's modules that get LoRA: of the "encoder" (also for "none"), the "decoder", or "both"."""
+    encoder = vae_targets(vae)
+    names = [n.removesuffix(".weight") for n, _ in vae.named_parameters() if n.endswith(".weight")]
+    decoder = [
+        name
+        for name in names
+        if name == "post_quant_conv" or (name.startswith("decoder") and _is_vae_part(name))
+    ]
+    return {"decoder": decoder, "both": encoder + decoder}.get(what, encoder)
+
+
+def _is_vae_part(name: str) -> bool:
+    return "norm" not in name and any(part in name for part in VAE_PARTS)
 
 
 def add_adapter(module: nn.Module, name: str, targets: list[str], rank: int, alpha: float) -> None:

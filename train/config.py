@@ -12,7 +12,9 @@ from osediff_core.errors import OSEDiffError
 
 from .data import DataConfig
 from .degradation import DegradationConfig
+from .losses import VSDForm
 from .perceptual import PerceptualName
+from .prompt_sources import PromptConfig
 from .recompute import Recompute
 
 Config = TypeVar("Config")
@@ -44,6 +46,11 @@ class ModelConfig:
     """The prompt of every picture, for generator, teacher and critic."""
     negative_prompt: str = PUBLISHED_NEGATIVE_PROMPT
     """What the teacher is guided away from."""
+    train_vae: Literal["encoder", "decoder", "both", "none"] = "encoder"
+    """Which half of the VAE gets LoRA that is trained (paper: the encoder)."""
+    critic_layers: Literal["all", "middle"] = "all"
+    """Layers of the critic that are trained: all (paper), or the UNet's middle block, which is what the
+    published code does by a slip."""
     licence: str = ""
     """Licence of the weights that come out, written into the checkpoint."""
     init_from: str = ""
@@ -68,6 +75,22 @@ class LossConfig:
     """Smallest diffusion timestep of the VSD loss, 0 to 999."""
     vsd_last_step: int = 980
     """The VSD loss draws timesteps below this one, up to 1000."""
+    lambda_csd: float = 0.0
+    """Weight of classifier score distillation, which needs no critic; guidance and timesteps are VSD's."""
+    lambda_gan: float = 0.0
+    """Weight of a hinge GAN loss on pictures, with a small convolutional discriminator of its own."""
+    vsd_form: VSDForm = "published"
+    """Direction of the VSD loss: normalised, between clean latents (published), or between noises (eq. 7)."""
+    vsd_space: Literal["latent", "image"] = "latent"
+    """Where VSD acts: on the generator's latent, or on its picture, encoded by the base's VAE (Table 3)."""
+    critic_updates: int = 1
+    """Steps of the critic for each of the generator."""
+    critic_first_step: int = 0
+    """Smallest diffusion timestep of the critic's loss, 0 to 999."""
+    critic_last_step: int = 1000
+    """The critic's loss draws timesteps below this one, up to 1000."""
+    critic_draws: Literal["own", "shared"] = "own"
+    """Noise and timesteps of the critic's first step: its own (published), or those of VSD (Algorithm 1)."""
 
 
 @dataclasses.dataclass
@@ -141,27 +164,27 @@ class RunConfig:
     """Keep the checkpoint that restores the sample pictures best by this measure as osediff_best."""
     resume: bool = False
     """Go on from the newest state in `out`; begin at the beginning where there is none."""
-    tracker: Literal["tensorboard", "none"] = "tensorboard"
-    """Where the losses go besides the progress bar."""
+    signals_every: int = 0
+    """Steps between two measurements of each loss's own gradient norm, which cost a step each; 0: none."""
+    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    """Where numbers and pictures go besides the progress bar; "wandb" needs that package and its account."""
 
 
 @dataclasses.dataclass
 class TrainConfig:
-    """Train OSEDiff: one file, six sections, every value changeable as --section.key VALUE."""
+    """Train OSEDiff: one file, seven sections, every value changeable as --section.key VALUE."""
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     degradation: DegradationConfig = dataclasses.field(default_factory=DegradationConfig)
+    prompts: PromptConfig = dataclasses.field(default_factory=PromptConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other or can only be slips."""
-        loss = self.loss
-        _require(0 <= loss.vsd_first_step < loss.vsd_last_step <= 1000,
-                 "loss.vsd_first_step and loss.vsd_last_step must satisfy 0 <= first < last <= 1000, "
-                 f"got {loss.vsd_first_step} and {loss.vsd_last_step}")  # fmt: skip
+        self._check_loss()
         for name in ("rank_unet", "rank_vae"):
             _require(getattr(self.model, name) >= 1, f"model.{name} must be at least 1")
         for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every", "sample_count"):
@@ -170,8 +193,22 @@ class TrainConfig:
         _require(0 <= self.optim.ema_decay < 1, "optim.ema_decay must be at least 0 and below 1")
         for name in ("max_skipped", "skip_above"):
             _require(getattr(self.optim, name) >= 0, f"optim.{name} must be 0 or more")
-        for name in ("workers", "keep_last"):
+        for name in ("workers", "keep_last", "signals_every"):
             _require(getattr(self.run, name) >= 0, f"run.{name} must be 0 or more")
+
+    def _check_loss(self) -> None:
+        loss = self.loss
+        for kind in ("vsd", "critic"):
+            first, last = getattr(loss, f"{kind}_first_step"), getattr(loss, f"{kind}_last_step")
+            names = f"loss.{kind}_first_step and loss.{kind}_last_step"
+            fits = 0 <= first < last <= 1000
+            _require(fits, f"{names} must satisfy 0 <= first < last <= 1000, got {first} and {last}")
+        for name in ("lambda_data", "lambda_perceptual", "lambda_vsd", "lambda_csd", "lambda_gan"):
+            _require(getattr(loss, name) >= 0, f"loss.{name} must be 0 or more")
+        _require(loss.critic_updates >= 1, "loss.critic_updates must be at least 1")
+        same = self.prompts.source == "fixed" and self.model.prompt == self.model.negative_prompt
+        sentence = "loss.lambda_csd needs model.prompt and model.negative_prompt to differ, or prompts.source"
+        _require(not (loss.lambda_csd and same), sentence)
 
 
 def read_config(cls: type[Config], path: str | Path) -> Config:

@@ -27,6 +27,8 @@ class Draws:
     vsd_timesteps: Tensor
     critic_noise: Tensor
     critic_timesteps: Tensor
+    critic_more: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Noise and timesteps of the critic's further updates in a step."""
 
 
 def stream(seed: int, *what: str | int) -> torch.Generator:
@@ -51,10 +53,11 @@ def draw(
     def timesteps(low: int, high: int) -> Tensor:
         return torch.cat([torch.randint(low, high, (1,), generator=g) for g in generators]).to(device)
 
-    return Draws(
-        posterior=normal(),
-        vsd_noise=normal(),
-        vsd_timesteps=timesteps(loss.vsd_first_step, loss.vsd_last_step),
-        critic_noise=normal(),
-        critic_timesteps=timesteps(0, 1000),
-    )
+    def for_critic() -> tuple[Tensor, Tensor]:
+        return normal(), timesteps(loss.critic_first_step, loss.critic_last_step)
+
+    posterior, noise = normal(), normal()
+    steps = timesteps(loss.vsd_first_step, loss.vsd_last_step)
+    first = for_critic() if loss.critic_draws == "own" else (noise, steps)
+    more = tuple(for_critic() for _ in range(loss.critic_updates - 1))
+    return Draws(posterior, noise, steps, *first, more)

@@ -19,13 +19,14 @@ from osediff_core.model import OSEDiff
 
 from .averages import averaging
 from .config import TrainConfig, to_toml
-from .data import PictureDataset, build_dataset, degrade_batch
+from .data import PictureDataset, build_dataset, build_validation, degrade_batch
 from .draws import draw, stream
 from .ema import RunningAverage
 from .interrupt import StopRequest, leave_signals_to_parent
 from .metrics import psnr_y, ssim_y
 from .networks import Backbone
 from .perceptual import build_perceptual
+from .prompt_sources import Prompter
 from .report import Report
 from .setup import check_folder, embed_prompts, fingerprint, init_generator, make_folder, start_processes
 from .shares import Share
@@ -82,7 +83,11 @@ class Trainer:
         model = OSEDiff.from_pretrained(config.model.base or DEMO_BASE, dtype="float32", device=self.device)
         self.base = fingerprint(model)
         prompt, negative = embed_prompts(model, config)  # (1, L, D) each
-        self.backbone = Backbone(model, config.model, stream(run.seed, "weights"), config.loss.lambda_vsd > 0)
+        self.prompter = Prompter(config.prompts, prompt, model, self.device)
+        self.shown = build_validation(config.data, config.degradation, run.seed)
+        with_critic = config.loss.lambda_vsd > 0
+        again = with_critic and config.loss.vsd_space == "image"
+        self.backbone = Backbone(model, config.model, stream(run.seed, "weights"), with_critic, again)
         if config.model.init_from:
             init_generator(self.backbone, config.model.init_from)
         self._choose_numbers()
@@ -126,9 +131,11 @@ class Trainer:
 
     def _one_step(self, batches: list[Batch], report: Report | None) -> None:
         run = self.config.run
-        rate = self.stepper.generator.learning_rate
+        rate, norms = self.stepper.generator.learning_rate, {}
+        if report is not None and run.signals_every and self.step % run.signals_every == 0:
+            norms = self.stepper.gradient_norms(batches[0])
         try:
-            values = self.stepper.step(batches)
+            values = self.stepper.step(batches) | norms
         except OSEDiffError as error:
             newest = self.save()
             raise OSEDiffError(
@@ -141,7 +148,9 @@ class Trainer:
             return
         report.losses(self.step, values, rate)
         if run.sample_every and (self.step % run.sample_every == 0 or self.step in (1, run.steps)):
-            report.samples(self.step, *self._restored_samples())
+            lq, sr, hq = self._restored_samples()
+            report.samples(self.step, lq, sr, hq)
+            report.measures(self.step, self._measured(sr, hq))
 
     def _stopped(self, stop: StopRequest) -> bool:
         """Whether any process was asked to stop: all must hear of it, or the others would wait for it."""
@@ -174,16 +183,26 @@ class Trainer:
         lq = degrade_batch(hq, lq, sample["index"], sample["remarks"], config.degradation, config.run.seed)
         shape = (model.latent_channels, *(n // model.reduction for n in lq.shape[-2:]))
         draws = draw(config.run.seed, sample["index"].tolist(), shape, config.loss, self.device)
-        return Batch(lq, hq, draws)
+        embeds = self.prompter.embeds(lq, hq, sample["name"])
+        return Batch(lq, hq, draws, embeds, sample["remarks"])
 
     @torch.no_grad()
     def _restored_samples(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Restore the first samples of the run, the same ones every time: lq, sr, hq, (N, 3, H, W) each."""
-        samples = [self.dataset[index] for index in range(self.config.run.sample_count)]
+        """Restore the validation samples, the same ones every time: lq, sr, hq, (N, 3, H, W) each."""
+        samples = [self.shown[index] for index in range(self.config.run.sample_count)]
         batch = self._batch(default_collate(samples))
         with self._exported():
-            sr, _ = self.backbone.generate(batch.lq, self.stepper.prompt_embeds, None)  # (N, 3, H, W)
+            sr, _ = self.backbone.generate(batch.lq, batch.prompt_embeds, None)  # (N, 3, H, W)
         return batch.lq, sr, batch.hq
+
+    @torch.no_grad()
+    def _measured(self, sr: Tensor, hq: Tensor) -> dict[str, float]:
+        """Measure restored samples (N, 3, H, W) in [0, 1]: PSNR, SSIM and the perceptual term of the loss."""
+        values = {name: measure(sr.cpu(), hq.cpu()).mean().item() for name, measure in MEASURES.items()}
+        if self.stepper.perceptual is not None:
+            distance = self.stepper.perceptual(sr * 2 - 1, hq * 2 - 1).mean().item()
+            values[self.config.loss.perceptual] = distance
+        return values
 
     def _exported(self) -> AbstractContextManager[None]:
         """Give the generator the weights that checkpoints get."""
@@ -224,6 +243,9 @@ class Trainer:
         if self.stepper.critic is not None:
             self.backbone.load_critic(state["critic"])
             self.stepper.critic.restore(state["critic_updater"])
+        if self.stepper.judge is not None and self.stepper.discriminator is not None:
+            self.stepper.judge.load_state_dict(state["discriminator"])
+            self.stepper.discriminator.restore(state["discriminator_updater"])
         if self.ema is not None:
             self.ema.restore(state["ema"])
         if self.share.rank < len(state["random"]):
@@ -231,7 +253,7 @@ class Trainer:
         log.info("Going on after step %d of %s.", self.step, path)
 
     def _state(self, chances: list[dict[str, Any]]) -> dict[str, Any]:
-        critic = self.stepper.critic
+        critic, judge, discriminator = self.stepper.critic, self.stepper.judge, self.stepper.discriminator
         return {
             "step": self.step,
             "best": self.best,
@@ -243,6 +265,8 @@ class Trainer:
             "critic": {name: p.detach() for name, p in self.backbone.critic_parameters().items()},
             "generator_updater": self.stepper.generator.state(),
             "critic_updater": None if critic is None else critic.state(),
+            "discriminator": None if judge is None else judge.state_dict(),
+            "discriminator_updater": None if discriminator is None else discriminator.state(),
             "ema": None if self.ema is None else self.ema.state(),
             "random": chances,
         }

@@ -8,6 +8,7 @@ compared with recorded outputs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 
 PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
 """(sr, hq), both (B, 3, H, W) in [-1, 1] -> one value per sample, (B,)."""
+
+VSDForm = Literal["published", "paper"]
 
 SMALLEST_WEIGHT = 1e-8
 """Keeps the VSD weight from dividing by zero; real weights are between 0.01 and 10."""
@@ -37,13 +40,14 @@ def vsd_loss(
     alphas_cumprod: Tensor,
     critic: NoisePredictor,
     teacher: NoisePredictor,
+    form: VSDForm = "published",
 ) -> tuple[Tensor, Tensor]:
     """Compute the variational score distillation loss of latents, and how far the two scores are apart.
 
-    The loss is built so that its gradient with respect to z is 2/numel times
-    (x0_critic - x0_teacher) / mean|z - x0_teacher|, both clean latents predicted from the same noised z.
-    This is the form of the published code; eq. 7 of the paper is written for the noise and leaves the
-    weight open. No gradient enters the networks.
+    The loss is built so that its gradient with respect to z is 2/numel times a direction. In the published
+    form that is (x0_critic - x0_teacher) / mean|z - x0_teacher|, both clean latents predicted from the same
+    noised z. In the paper's (eq. 7) it is w(t) (eps_teacher - eps_critic), where w(t) is left open; here it
+    is 1 - alpha_bar, as in DreamFusion. No gradient enters the networks.
 
     Args:
         z: generator latents, (B, C, h, w).
@@ -59,12 +63,72 @@ def vsd_loss(
     alpha_bar = alphas_cumprod.to(z.device)[timesteps]  # (B,)
     with torch.no_grad():
         z_t = add_noise(clean, noise, alpha_bar)  # (B, C, h, w)
-        x0_critic = predict_x0(z_t, critic(z_t, timesteps), alpha_bar)  # (B, C, h, w)
-        x0_teacher = predict_x0(z_t, teacher(z_t, timesteps), alpha_bar)  # (B, C, h, w)
-        weight = (clean - x0_teacher).abs().mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
-        direction = (x0_critic - x0_teacher) / weight.clamp(min=SMALLEST_WEIGHT)  # (B, C, h, w)
+        eps_critic, eps_teacher = critic(z_t, timesteps), teacher(z_t, timesteps)  # (B, C, h, w) each
+        x0_critic = predict_x0(z_t, eps_critic, alpha_bar)  # (B, C, h, w)
+        x0_teacher = predict_x0(z_t, eps_teacher, alpha_bar)  # (B, C, h, w)
+        if form == "paper":
+            direction = (1 - alpha_bar).view(-1, 1, 1, 1) * (eps_teacher - eps_critic)  # (B, C, h, w)
+        else:
+            direction = normalised(x0_critic - x0_teacher, clean - x0_teacher)  # (B, C, h, w)
         distance = (x0_critic - x0_teacher).abs().mean(dim=(1, 2, 3))  # (B,)
     return F.mse_loss(z, clean - direction), distance
+
+
+def csd_loss(
+    z: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    alphas_cumprod: Tensor,
+    teacher: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    guidance: float,
+) -> tuple[Tensor, Tensor]:
+    """Compute the classifier score distillation loss of latents (PiSA-SR), which needs no critic.
+
+    The negative prompt's score takes the critic's place: the gradient with respect to z is 2/numel times
+    (x0_negative - x0_guided) / mean|z - x0_guided|, that is guidance times what the prompt adds to the
+    teacher's prediction, away from the negative one. Nothing moves where both prompts say the same.
+
+    Args:
+        z, noise, timesteps, alphas_cumprod: as for `vsd_loss`.
+        teacher: (z_t, timesteps) -> predicted noise for the negative prompt and for the prompt.
+        guidance: of the teacher, as in classifier-free guidance.
+
+    Returns:
+        The loss, a scalar, and mean|x0_negative - x0_guided| per sample, (B,), without gradient.
+    """
+    clean = z.detach()
+    alpha_bar = alphas_cumprod.to(z.device)[timesteps]  # (B,)
+    with torch.no_grad():
+        z_t = add_noise(clean, noise, alpha_bar)  # (B, C, h, w)
+        eps_negative, eps_prompt = teacher(z_t, timesteps)  # (B, C, h, w) each
+        x0_negative = predict_x0(z_t, eps_negative, alpha_bar)  # (B, C, h, w)
+        x0_guided = predict_x0(z_t, guided(eps_negative, eps_prompt, guidance), alpha_bar)  # (B, C, h, w)
+        direction = normalised(x0_negative - x0_guided, clean - x0_guided)  # (B, C, h, w)
+        distance = (x0_negative - x0_guided).abs().mean(dim=(1, 2, 3))  # (B,)
+    return F.mse_loss(z, clean - direction), distance
+
+
+def normalised(direction: Tensor, by: Tensor) -> Tensor:
+    """Divide each sample of (B, C, h, w) by the mean absolute value of the other tensor's."""
+    weight = by.abs().mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
+    return direction / weight.clamp(min=SMALLEST_WEIGHT)
+
+
+def binned(distance: Tensor, timesteps: Tensor, bins: int, total: int = 1000) -> tuple[Tensor, Tensor]:
+    """Sum distances (B,) and count them by timestep (B,): (bins,) each, for equal shares of `total` steps."""
+    place = timesteps * bins // total  # (B,)
+    sums = torch.zeros(bins, device=distance.device).index_add_(0, place, distance.float())
+    return sums, torch.bincount(place, minlength=bins).float()
+
+
+def adversarial_loss(verdict: Tensor) -> Tensor:
+    """Compute the generator's part of the hinge GAN loss from verdicts on its pictures, of any shape."""
+    return -verdict.float().mean()
+
+
+def discriminator_loss(verdict_hq: Tensor, verdict_sr: Tensor) -> Tensor:
+    """Compute the discriminator's hinge loss: above 1 on real pictures, below -1 on restored ones."""
+    return F.relu(1 - verdict_hq.float()).mean() + F.relu(1 + verdict_sr.float()).mean()
 
 
 def critic_loss(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from osediff_core.checkpoint import Checkpoint
-from osediff_core.lora import unet_targets, vae_targets
+from osediff_core.lora import unet_targets
 from osediff_core.model import OSEDiff
 
 from .adapters import (
@@ -21,14 +21,18 @@ from .adapters import (
     lora_layers,
     run_in_float32,
     switch_conv_in,
+    trained_vae_targets,
 )
 from .config import ModelConfig
 from .losses import guided
+from .plain_encoder import PlainEncoder
 from .recompute import Recompute, recompute_activations
 
 Role = Literal["generator", "teacher", "critic"]
 
 VAE_ADAPTER = "default_encoder"
+MIDDLE = "default_others"
+"""The group that holds the UNet's middle block."""
 PREFIX: dict[Role, str] = {"generator": "default_", "critic": "critic_"}
 
 
@@ -40,25 +44,33 @@ class Backbone:
     """
 
     def __init__(
-        self, model: OSEDiff, config: ModelConfig, generator: torch.Generator, with_critic: bool = True
+        self,
+        model: OSEDiff,
+        config: ModelConfig,
+        generator: torch.Generator,
+        with_critic: bool = True,
+        with_plain_encoder: bool = False,
     ) -> None:
         """Freeze the model and add adapters to it in place: A drawn from `generator` (CPU), B zero."""
         self.model = model.requires_grad_(False)
         self.config = config
+        self._plain_encoder = PlainEncoder(model.vae) if with_plain_encoder else None
         self._autocast: Callable[[], AbstractContextManager] = _no_autocast
         self._targets = {group: names for group, names in unet_targets(model.unet).items() if names}
         roles: list[Role] = ["generator", "critic"] if with_critic else ["generator"]
         for role in roles:
-            for group, names in self._targets.items():
-                add_adapter(
-                    model.unet, self._adapter(group, role), names, config.rank_unet, config.lora_alpha
-                )
-        add_adapter(model.vae, VAE_ADAPTER, vae_targets(model.vae), config.rank_vae, config.lora_alpha)
+            for group in self._groups(role):
+                adapter, names = self._adapter(group, role), self._targets[group]
+                add_adapter(model.unet, adapter, names, config.rank_unet, config.lora_alpha)
+        targets = trained_vae_targets(model.vae, config.train_vae)
+        add_adapter(model.vae, VAE_ADAPTER, targets, config.rank_vae, config.lora_alpha)
         self._conv_in = switch_conv_in(model.unet) if config.train_conv_in else None
         self._lora_layers = lora_layers(model.unet)
         self._trainable = [*self.generator_parameters().values(), *self.critic_parameters().values()]
-        init_lora(self.generator_parameters(), generator)
+        init_lora(self.generator_parameters() | self._vae_tensors(), generator)
         init_lora(self.critic_parameters(), generator)
+        if config.train_vae == "none":
+            model.vae.requires_grad_(False)
         self._play("generator")
 
     # ---- roles -------------------------------------------------------------------------------------
@@ -74,6 +86,11 @@ class Backbone:
     def as_critic(self) -> AbstractContextManager[None]:
         """Use the critic's adapters on the plain base."""
         return self._role_of("critic")
+
+    def _groups(self, role: Role) -> list[str]:
+        """Name the groups of the UNet's layers that a role adapts."""
+        middle = role == "critic" and self.config.critic_layers == "middle"
+        return [group for group in self._targets if group == MIDDLE or not middle]
 
     @staticmethod
     def _adapter(group: str, role: Role) -> str:
@@ -93,7 +110,7 @@ class Backbone:
 
     def _play(self, role: Role) -> None:
         """Switch every adapted layer of the UNet; the trainable parameters stay trainable in every role."""
-        names = [self._adapter(group, role) for group in self._targets] if role in PREFIX else []
+        names = [self._adapter(group, role) for group in self._groups(role)] if role in PREFIX else []
         for layer in self._lora_layers.values():
             layer.set_adapter(names)
         for parameter in self._trainable:  # peft freezes whatever is not active
@@ -112,6 +129,12 @@ class Backbone:
         with self.as_generator(), self._autocast():
             return self.model(lq, prompt_embeds, noise)
 
+    def encode_plain(self, image: Tensor) -> Tensor:
+        """Encode (B, 3, H, W) in [0, 1] by the base's VAE: scaled latent (B, C, h, w), with its graph."""
+        assert self._plain_encoder is not None, "the backbone was made without the plain encoder"
+        with self._autocast():
+            return self._plain_encoder(image)
+
     def critic(self, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         """Predict the noise in z_t (B, C, h, w) at timesteps (B,) as the critic."""
         with self.as_critic(), self._autocast():
@@ -122,13 +145,22 @@ class Backbone:
         self, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor, negative_embeds: Tensor, guidance: float
     ) -> Tensor:
         """Predict the noise in z_t (B, C, h, w) as the frozen base, guided away from the negative prompt."""
-        with self.as_teacher(), self._autocast():
-            if guidance == 1:
+        if guidance == 1:
+            with self.as_teacher(), self._autocast():
                 return self._predict(z_t, timesteps, prompt_embeds)
-            both = [e.expand(len(z_t), -1, -1) for e in (negative_embeds, prompt_embeds)]
+        eps_negative, eps_prompt = self.teacher_pair(z_t, timesteps, prompt_embeds, negative_embeds)
+        return guided(eps_negative, eps_prompt, guidance)
+
+    @torch.no_grad()
+    def teacher_pair(
+        self, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor, negative_embeds: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predict the noise in z_t as the frozen base: for the negative prompt, and for the prompt."""
+        both = [e.expand(len(z_t), -1, -1) for e in (negative_embeds, prompt_embeds)]
+        with self.as_teacher(), self._autocast():
             eps = self._predict(z_t.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat(both))  # (2B, C, h, w)
         eps_negative, eps_prompt = eps.chunk(2)  # (B, C, h, w) each
-        return guided(eps_negative, eps_prompt, guidance)
+        return eps_negative, eps_prompt
 
     def _predict(self, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         embeds = prompt_embeds.expand(len(z_t), -1, -1)  # (B, L, D)
@@ -143,7 +175,10 @@ class Backbone:
             found["unet.conv_in.weight"] = self._conv_in.own_weight
             if self._conv_in.own_bias is not None:
                 found["unet.conv_in.bias"] = self._conv_in.own_bias
-        return found | adapter_tensors(self.model.vae, VAE_ADAPTER, "vae.")
+        return found if self.config.train_vae == "none" else found | self._vae_tensors()
+
+    def _vae_tensors(self) -> dict[str, nn.Parameter]:
+        return adapter_tensors(self.model.vae, VAE_ADAPTER, "vae.")
 
     def critic_parameters(self) -> dict[str, nn.Parameter]:
         """Name every tensor that the critic trains, likewise; empty without a critic."""
@@ -159,7 +194,8 @@ class Backbone:
 
     def checkpoint(self, metadata: dict[str, str]) -> Checkpoint:
         """Copy the generator's tensors into a checkpoint, float32 on the CPU."""
-        tensors = {k: p.detach().float().cpu().clone() for k, p in self.generator_parameters().items()}
+        parameters = self.generator_parameters() | self._vae_tensors()  # untrained ones change nothing
+        tensors = {k: p.detach().float().cpu().clone() for k, p in parameters.items()}
         return Checkpoint(
             unet={k.removeprefix("unet."): t for k, t in tensors.items() if k.startswith("unet.")},
             vae={k.removeprefix("vae."): t for k, t in tensors.items() if k.startswith("vae.")},

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from osediff_core.errors import OSEDiffError
 from osediff_core.images import write_image
 
 from .config import RunConfig
+from .trackers import build_tracker
+
+GATHERED = ("mean/", "sum/", "count/")
 
 
 class Report:
@@ -22,21 +24,31 @@ class Report:
         """Open the progress bar, and a TensorBoard log in `out`/tensorboard where that is asked for."""
         self.out, self.every = Path(config.out), config.log_every
         self.bar = tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True)
-        self.writer = None
-        if config.tracker == "tensorboard":
-            self.writer = _summary_writer(self.out / "tensorboard", start)
+        self.tracker = build_tracker(config.tracker, self.out, start)
+        self._since: dict[str, list[Tensor]] = {}  # what is gathered over the steps between two entries
 
     def losses(self, step: int, values: Mapping[str, Tensor], learning_rate: float) -> None:
-        """Move the bar; every `log_every` steps show and log the step's values."""
+        """Move the bar; every `log_every` steps show and log the step's values.
+
+        Names that begin with "mean/" are averaged over the steps since the last entry, "sum/" is divided by
+        the "count/" of the same name, where there was any.
+        """
         self.bar.update()
+        for name, value in values.items():
+            if name.startswith(GATHERED):
+                self._since.setdefault(name, []).append(value)
         if step % self.every and step != 1:
             return
-        numbers = {name: float(value) for name, value in values.items()}
+        numbers = {name: float(value) for name, value in values.items() if not name.startswith(GATHERED)}
+        numbers |= gathered(self._since)
+        self._since = {}
         short = {name.split("/")[1]: n for name, n in numbers.items() if name.startswith("loss/")}
         self.bar.set_postfix({name: f"{n:.4g}" for name, n in short.items()})
-        if self.writer is not None:
-            for name, number in (numbers | {"learning_rate": learning_rate}).items():
-                self.writer.add_scalar(name, number, step)
+        self.tracker.numbers(numbers | {"learning_rate": learning_rate}, step)
+
+    def measures(self, step: int, values: Mapping[str, float]) -> None:
+        """Log how well the validation samples are restored."""
+        self.tracker.numbers({f"validation/{name}": value for name, value in values.items()}, step)
 
     def samples(self, step: int, lq: Tensor, sr: Tensor, hq: Tensor) -> None:
         """Write one picture with a row LQ | SR | HQ per sample; all (N, 3, H, W) in [0, 1]."""
@@ -44,28 +56,28 @@ class Report:
         folder = self.out / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         write_image(folder / f"{step:07d}.png", grid[None])
-        if self.writer is not None:
-            self.writer.add_image("LQ | SR | HQ", grid, step)
+        self.tracker.picture("LQ | SR | HQ", grid, step)
 
     def close(self) -> None:
         """End the bar and flush the log."""
         self.bar.close()
-        if self.writer is not None:
-            self.writer.close()
+        self.tracker.close()
+
+
+def gathered(since: Mapping[str, list[Tensor]]) -> dict[str, float]:
+    """Turn what was gathered into numbers: means, and sums over counts where something was counted."""
+    totals = {name: float(torch.stack(values).sum()) for name, values in since.items()}
+    numbers = {}
+    for name, total in totals.items():
+        kind, label = name.split("/", 1)
+        if kind == "mean":
+            numbers[label] = total / len(since[name])
+        elif kind == "sum" and totals[f"count/{label}"] > 0:
+            numbers[label] = total / totals[f"count/{label}"]
+    return numbers
 
 
 def contact_sheet(*columns: Tensor) -> Tensor:
     """Put batches (N, 3, H, W) side by side, one row per sample: (3, N H, columns W), float32 on the CPU."""
     rows = torch.cat([c.detach().float().cpu() for c in columns], dim=3)  # (N, 3, H, columns W)
     return torch.cat(list(rows), dim=1)
-
-
-def _summary_writer(folder: Path, start: int):  # noqa: ANN202  (tensorboard is imported only where it is used)
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise OSEDiffError(
-            'TensorBoard is not installed: pip install tensorboard, or set `run.tracker = "none"`'
-        ) from error
-    # What an interrupted run logged after the state that is taken up would be there twice.
-    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)

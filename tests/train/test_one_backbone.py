@@ -97,10 +97,10 @@ class ThreeCopies:
 def ours(backbone, batch):
     """Losses and gradients of the one backbone."""
     stepper = Stepper(backbone, TrainConfig(), gradient_loss, PROMPT, NEGATIVE)
-    z_hq, total, values = stepper.generator_loss(batch)
+    made, total, values = stepper.generator_loss(batch)
     with backbone.as_generator():
         total.backward()
-    critic = stepper.critic_loss(z_hq.detach(), batch.draws)
+    critic = stepper.critic_loss(made.z.detach(), batch.draws)
     with backbone.as_critic():
         critic.backward()
     both = backbone.generator_parameters(), backbone.critic_parameters()

@@ -2,7 +2,15 @@
 
 from .config import DataConfig
 from .crops import draw_crop
-from .dataset import REMARKS, PictureDataset, Sample, build_dataset, degrade_batch, step_indices
+from .dataset import (
+    REMARKS,
+    PictureDataset,
+    Sample,
+    build_dataset,
+    build_validation,
+    degrade_batch,
+    step_indices,
+)
 from .pictures import find_pictures
 
 __all__ = [
@@ -11,6 +19,7 @@ __all__ = [
     "PictureDataset",
     "Sample",
     "build_dataset",
+    "build_validation",
     "degrade_batch",
     "draw_crop",
     "find_pictures",

@@ -20,6 +20,9 @@ class DataConfig:
     lq_sources: tuple[str, ...] = ()
     """For each source the one with its real LQ pictures, matched by name, or "" where LQ is made by the
     degradation; empty: all are made."""
+    validation: tuple[str, ...] = ()
+    """Pictures that are never trained on, named like the sources: the samples shown and measured are theirs,
+    in a fixed degradation; empty: the first training samples."""
     crop: int = 512
     """Side of the crops, pixels (published: 512); smaller pictures are continued by reflection."""
     whole: bool = False

@@ -6,6 +6,7 @@ resume, so the position in the data is one number. i counts samples since the st
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypedDict
 
 import torch
@@ -43,6 +44,14 @@ class Sample(TypedDict):
 def build_dataset(data: DataConfig, degradation: DegradationConfig, seed: int) -> PictureDataset:
     """Find the pictures and make the data set. Raises OSEDiffError where a source is missing or empty."""
     return PictureDataset(data, degradation, seed)
+
+
+def build_validation(data: DataConfig, degradation: DegradationConfig, seed: int) -> PictureDataset:
+    """Make the data set whose first samples are shown and measured during the run."""
+    if not data.validation:
+        return build_dataset(data, degradation, seed)
+    held_out = replace(data, sources=data.validation, weights=(), lq_sources=())
+    return build_dataset(held_out, degradation, seed)
 
 
 def step_indices(first_step: int, last_step: int, batch_size: int) -> range:

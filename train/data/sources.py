@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 import torch
@@ -39,6 +41,10 @@ class Source(Protocol):
 
     def fetch(self, place: int) -> Found:
         """Give the picture at a place, 0 or more, or the next that can be read. Raises OSEDiffError."""
+        ...
+
+    def once(self, skip: Container[str]) -> Iterator[Found]:
+        """Go through all pictures that can be read and whose names are not in `skip`, each once."""
         ...
 
 
@@ -88,6 +94,17 @@ class Shelf:
                 return found
         raise OSEDiffError(f"None of the {len(self.items)} training pictures can be read; see the warnings.")
 
+    def once(self, skip: Container[str]) -> Iterator[Found]:
+        """Go through all pictures that can be read and whose names are not in `skip`, each once."""
+        seen: set[str] = set()
+        for number, item in enumerate(self.items):
+            if item.name in skip or item.name in seen:
+                continue
+            seen.add(item.name)
+            found = self._try(number, 0)
+            if found is not None:
+                yield found
+
     def _try(self, number: int, before: int) -> Found | None:
         item = self.items[number]
         if item.name in self.unreadable:
@@ -122,16 +139,32 @@ class Stream:
             self._block = (block, self._reader.read(block * self.buffer, self.buffer))
         order = torch.randperm(self.buffer, generator=stream(self.seed, "block", self.number, block))
         for step in range(self.buffer):
-            row = self._block[1][int(order[(rest + step) % self.buffer])]
-            try:
-                return Found(load(row), None, row.name, step)
-            except OSEDiffError as error:
-                if row.name not in self.unreadable:
-                    self.unreadable.add(row.name)
-                    log.warning("Skipping a training picture (%d so far): %s", len(self.unreadable), error)
+            found = self._try(self._block[1][int(order[(rest + step) % self.buffer])], step)
+            if found is not None:
+                return found
         raise OSEDiffError(
             f"None of {self.buffer} pictures in a row of {self.source} can be read; see the warnings."
         )
+
+    def once(self, skip: Container[str]) -> Iterator[Found]:
+        """Go through all pictures that can be read and whose names are not in `skip`, each once."""
+        reader = Reader(self.source)
+        for number in count():
+            row = reader.read(number, 1)[0]
+            if reader.length is not None:  # it began anew
+                return
+            found = None if row.name in skip else self._try(row, 0)
+            if found is not None:
+                yield found
+
+    def _try(self, row: Row, before: int) -> Found | None:
+        try:
+            return Found(load(row), None, row.name, before)
+        except OSEDiffError as error:
+            if row.name not in self.unreadable:
+                self.unreadable.add(row.name)
+                log.warning("Skipping a training picture (%d so far): %s", len(self.unreadable), error)
+            return None
 
 
 class Mix:
