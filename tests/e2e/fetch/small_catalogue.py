@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import MappingProxyType
 
 from osediff_core import cli, sources
 from osediff_core.sources import OPENRAIL, Mirror, Source, SourceFile
 
+MICRO = Path(__file__).resolve().parents[2] / "golden_micro" / "tiny_sd"
 REVISION = "fedcba9876543210fedcba9876543210fedcba98"
 
 
 def catalogue(pinned: str) -> dict[str, Source]:
-    """A tree of four files in two mirrors, and one file in a folder of a space at a fixed revision."""
+    """A tree of four files in two mirrors, one file in a folder of a space, at a revision, and a base."""
+    base = tuple(
+        SourceFile(path.relative_to(MICRO).as_posix()) for path in sorted(MICRO.rglob("*")) if path.is_file()
+    )
     files = (
         SourceFile("config.json"),
         SourceFile("unet/config.json"),
@@ -23,6 +28,7 @@ def catalogue(pinned: str) -> dict[str, Source]:
     page = "https://example.org/model"
     return {
         "model": Source("a model", files, OPENRAIL, page, "12 MB", "diffusers", mirrors, tree="model"),
+        "base": Source("a base", base, OPENRAIL, page, "3 MB", "diffusers", (Mirror("tiny/sd"),), tree="sd"),
         "list": Source(
             "a list",
             (SourceFile("list.txt"),),

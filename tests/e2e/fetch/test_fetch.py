@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
@@ -52,8 +53,8 @@ def program(hub, tmp_path):
             "PYTHONPATH": str(ROOT),
             "HF_ENDPOINT": hub.address,
             "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_ETAG_TIMEOUT": "2",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "2",
+            "HF_HUB_ETAG_TIMEOUT": "10",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "10",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         return subprocess.Popen(
@@ -157,6 +158,25 @@ def test_into_the_cache_where_the_hubs_library_finds_it(osediff, hub, tmp_path):
     hub.asked.clear()
     status, again, err = osediff("fetch", "model")
     assert (status, sorted(again.splitlines()), hub.asked) == (0, sorted(out.splitlines()), [])
+
+
+def test_a_fetched_base_is_loaded_by_its_id_and_by_its_folder(osediff, hub, tmp_path):
+    micro = ROOT / "tests" / "golden_micro"
+    for path in (micro / "tiny_sd").rglob("*"):
+        if path.is_file():
+            name = path.relative_to(micro / "tiny_sd").as_posix()
+            hub.files[f"tiny/sd/{name}"] = hub_server.File(path.read_bytes())
+    Image.new("RGB", (8, 8), "teal").save(tmp_path / "a.png")
+    options = ["--weights", micro / "osediff.pkl", "--device", "cpu"]
+    status, _, err = osediff("a.png", "b.png", "--base", "tiny/sd", *options)
+    assert status == 1
+    assert "osediff fetch base" in errors(err)[0]
+    assert osediff("fetch", "base", "--yes")[0] == 0
+    assert osediff("fetch", "base", "--yes", "--to", "x")[0] == 0
+    for base, result in (("tiny/sd", "b.png"), ("x/sd", "c.png")):
+        status, _, err = osediff("a.png", result, "--base", base, *options, HF_HUB_OFFLINE="1")
+        assert status == 0, err
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
 
 
 def test_a_token_does_not_leave_the_hub(osediff, hub, tmp_path):
@@ -303,7 +323,7 @@ def test_a_hub_that_refuses(osediff, hub, tmp_path, status, says):
 
 def test_a_hub_that_says_nothing(osediff, hub, tmp_path):
     hub.files["one/model/config.json"].silent = True
-    status, _, err = osediff("fetch", "model", "--yes", "--to", tmp_path / "x")
+    status, _, err = osediff("fetch", "model", "--yes", "--to", tmp_path / "x", HF_HUB_ETAG_TIMEOUT="1")
     assert status == 1
     (said,) = errors(err)
     assert "did not answer" in said
