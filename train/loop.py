@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,6 +288,7 @@ class Trainer:
         return {
             "base": self.config.model.base or "the bundled demo base",
             "steps": str(self.step),
+            "date": datetime.now(timezone.utc).date().isoformat(),
             "licence": self.config.model.licence,
             "config": to_toml(self.config),
         }

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ def test_a_run_leaves_what_the_loader_reads(config, micro, batch):
     assert len(list((out / "tensorboard").iterdir())) == 1
     metadata = read_checkpoint(newest).metadata
     assert (metadata["steps"], metadata["licence"], metadata["base"]) == ("3", "CC0-1.0", config.model.base)
+    assert date.fromisoformat(metadata["date"]).year >= 2026
 
     model = OSEDiff.from_pretrained(config.model.base, newest, dtype="float32", device="cpu")
     prompt = model.encode_prompt([""])
