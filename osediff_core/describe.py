@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from .ram import HEAD, SWIN
 from .recognise import SD2, name_of, name_of_config
 from .single_file import single_file_parts
 from .tagger_file import FORMAT as TAGGER_FORMAT
+from .tagger_file import read_tagger
 from .tensorfile import TensorFile
 
 BASE_SD21 = "Stable Diffusion 2 for 512 px (2.1-base or 2-base, which are shaped alike), a base for OSEDiff"
@@ -165,8 +165,8 @@ def _export(file: TensorFile, part: str) -> Description:
 
 
 def _tagger(file: TensorFile) -> Description:
-    tags = json.loads(file.metadata.get("tags", "[]"))
-    facts = {"made from": file.metadata.get("made_from", "not said"), "tags": f"{len(tags):,}"}
+    weights = read_tagger(file.path)
+    facts = {"made from": weights.made_from or "not said", "tags": f"{len(weights.tags):,}"}
     return Description("a tagger of osediff convert-dape", facts | _storage(file))
 
 

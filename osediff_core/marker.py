@@ -27,8 +27,9 @@ def read_marker(folder: Path) -> dict[str, str] | None:
         return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        kind, number, about = content["format"], content["format_version"], dict(content["about"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        kind, number = content["format"], content["format_version"]
+        about = {str(label): str(text) for label, text in content["about"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise OSEDiffError(f"{file} is damaged: merge the model again by `osediff convert`") from error
     if kind != FORMAT or number != FORMAT_VERSION:
         raise OSEDiffError(

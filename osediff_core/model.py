@@ -68,11 +68,11 @@ class OSEDiff(nn.Module):
         """Load a base and an OSEDiff checkpoint on it, folded in float32 and rounded once to `dtype`.
 
         base: a folder in the diffusers layout, a single file, or the id of a model in the hub's cache.
-        Neither: the bundled demo. `base` alone: the plain base, without restoration weights. strength: of the
-        trained weights, 0 is the base and 1 the checkpoint. vocabulary: a folder with CLIP's vocabulary, for
-        a single file, which has none. offload: "parts" keeps all in the host's memory, and `restore` and its
-        steps move each part to the device only while they need it. Raises OSEDiffError for what cannot be
-        loaded.
+        Neither: the bundled demo. `base` alone: a merged model, or the plain base, which was never trained to
+        restore. strength: of the trained weights, 0 is the base and 1 the checkpoint. vocabulary: a folder
+        with CLIP's vocabulary, for a single file, which has none. offload: "parts" keeps all in the host's
+        memory, and `restore` and its steps move each part to the device only while they need it. Raises
+        OSEDiffError for what cannot be loaded.
         """
         check_offload(offload)
         base, weights = _sources(base, weights)

@@ -108,6 +108,7 @@ def test_a_failure_leaves_nothing(tmp_path, micro, monkeypatch):
     [
         ("", "damaged"),
         ("[]", "damaged"),
+        ('{"format": "osediff-merged", "format_version": 1, "about": [1]}', "damaged"),
         ('{"format": "osediff-merged", "format_version": 2, "about": {}}', "osediff-merged 2.*update"),
         ('{"format": "other", "format_version": 1, "about": {}}', "update"),
     ],

@@ -1,7 +1,10 @@
 """`osediff inspect`: ours, the published ones, other people's files, and broken ones."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,8 @@ from osediff_core.cli import main
 from osediff_core.exports import write_unet_lora, write_vae_patch
 from osediff_core.merged import write_merged
 from osediff_core.recognise import CONV_IN, CROSS_ATTENTION, V_SIGN
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -189,3 +194,22 @@ def test_code_in_a_file_is_not_run(inspect, tmp_path):
     assert (status, out) == (1, "")
     assert "code" in err
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_tagger_and_a_broken_one(inspect):
+    said = {"format": "osediff-tagger", "format_version": "1", "tags": "[not json", "thresholds": "[]"}
+    save_file({"label_embed": torch.zeros(2)}, "t.safetensors", said)
+    status, _, out, err = inspect("t.safetensors")
+    assert (status, out) == (1, "")
+    assert "t.safetensors" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
+def test_a_reader_that_has_seen_enough(micro):
+    command = [sys.executable, "-m", "osediff_core", "inspect", str(micro / "osediff.pkl")]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+        assert (process.wait(300), said) == (0, "")
