@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import types
-from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from osediff_core.errors import OSEDiffError
 
@@ -16,8 +13,10 @@ from .losses import VSDForm
 from .perceptual import PerceptualName
 from .prompt_sources import PromptConfig
 from .recompute import Recompute
-
-Config = TypeVar("Config")
+from .tables import from_table as from_table
+from .tables import parse_toml as parse_toml
+from .tables import read_config as read_config
+from .tables import to_toml as to_toml
 
 PUBLISHED_NEGATIVE_PROMPT = (
     "painting, oil painting, illustration, drawing, art, sketch, cartoon, CG Style, 3D render, "
@@ -209,86 +208,6 @@ class TrainConfig:
         same = self.prompts.source == "fixed" and self.model.prompt == self.model.negative_prompt
         sentence = "loss.lambda_csd needs model.prompt and model.negative_prompt to differ, or prompts.source"
         _require(not (loss.lambda_csd and same), sentence)
-
-
-def read_config(cls: type[Config], path: str | Path) -> Config:
-    """Read the dataclass `cls` from a TOML file; what the file leaves out keeps its default.
-
-    Raises OSEDiffError for a file that cannot be read or is not TOML, and for an unknown key or a value
-    of the wrong type, with the key's full name.
-    """
-    path = Path(path)
-    try:
-        table = parse_toml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OSEDiffError(f"cannot read the configuration {path}: {error.strerror or error}") from error
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
-        raise OSEDiffError(f"{path} is not valid TOML: {error}") from error
-    return from_table(cls, table)
-
-
-def from_table(cls: type[Config], table: dict[str, Any], where: str = "") -> Config:
-    """Build the dataclass `cls` from a (nested) table, strictly; `where` prefixes names in errors."""
-    hints = get_type_hints(cls)
-    known = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
-    values = {}
-    for key, value in table.items():
-        if key not in hints or key not in known:
-            raise OSEDiffError(f"unknown key `{where}{key}` in the configuration; known: {', '.join(known)}")
-        if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, dict):
-                raise OSEDiffError(f"`{where}{key}` must be a section ([{where}{key}]), got {value!r}")
-            values[key] = from_table(hints[key], value, f"{where}{key}.")
-        else:
-            values[key] = _typed(value, hints[key], where + key)
-    return cls(**values)
-
-
-def to_toml(config: Any, where: str = "") -> str:  # noqa: ANN401
-    """Write a configuration as TOML text that `read_config` reads back to an equal one."""
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    sections = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
-    text = "".join(f"{name} = {_toml_value(v)}\n" for name, v in values.items() if name not in sections)
-    for name, section in sections.items():
-        text += f"\n[{where}{name}]\n{to_toml(section, f'{where}{name}.')}"
-    return text.lstrip("\n")
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    """Read TOML. Raises ValueError where it is none."""
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # below Python 3.11 its backport
-        import tomli as tomllib
-    return tomllib.loads(text)
-
-
-def _typed(value: Any, kind: Any, name: str) -> Any:  # noqa: ANN401
-    """Check a TOML value against a field's type; an int becomes a float, a list a tuple, where asked for."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return _typed(value, next(a for a in args if a is not type(None)), name)
-    if origin is Literal:
-        _require(value in args, f"`{name}` must be one of {', '.join(map(repr, args))}, got {value!r}")
-        return value
-    if origin in (tuple, list):
-        _require(isinstance(value, list), f"`{name}` must be a list, got {value!r}")
-        variadic = origin is list or args[-1] is Ellipsis
-        kinds = [args[0]] * len(value) if variadic else list(args)
-        _require(len(kinds) == len(value), f"`{name}` must have {len(kinds)} values, got {len(value)}")
-        return origin(_typed(v, k, f"{name}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
-    _require(fits, f"`{name}` must be of type {kind.__name__}, got {value!r}")
-    return value
-
-
-def _toml_value(value: Any) -> str:  # noqa: ANN401
-    """Write one value; JSON's strings and lists are TOML's."""
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (str, bool)) else repr(value)
 
 
 def _require(condition: bool, sentence: str) -> None:

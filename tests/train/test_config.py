@@ -118,3 +118,18 @@ def test_command_line_overrides_the_file(written, monkeypatch):
     assert main([str(path), *arguments]) == 0
     assert (seen[0].run.steps, seen[0].run.batch_size, seen[0].model.train_conv_in) == (7, 5, False)
     assert seen[0].data.sources == ("b", "c")
+
+
+def test_a_file_may_change_another(written, tmp_path):
+    (tmp_path / "below.toml").write_text("[run]\nsteps = 7\nseed = 5\n[data]\nsources = ['a']")
+    config = read_config(TrainConfig, written('extends = "below.toml"\n[run]\nsteps = 9'))
+    assert (config.run.steps, config.run.seed, config.data.sources) == (9, 5, ("a",))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [("config.toml", "extends itself"), ("absent.toml", "absent.toml"), (3, "name a file")],
+)
+def test_a_file_that_cannot_be_changed_is_named(written, other, words):
+    with pytest.raises(OSEDiffError, match=words):
+        read_config(TrainConfig, written(f"extends = {other!r}"))
