@@ -15,6 +15,7 @@ from .errors import OSEDiffError
 from .folder import check_layout, folder_parts, load_tokenizer, scheduler_config
 from .hubcache import is_hub_id, snapshot
 from .network import Change, Part, empty_network, fill
+from .precision import exact_dtype, mix_precision
 from .single_file import SD21, Architecture, single_file_parts
 from .vocabulary import sd2_tokenizer
 
@@ -67,15 +68,17 @@ def load_base(
 
     edit(name, network) is called for "unet" and "vae" while they have no weights yet; what it returns may
     change each tensor, by its name, before it is rounded to `dtype` and moved to `device`, so that folded
-    weights are rounded once. vocabulary: a folder with CLIP's vocab.json and merges.txt, for a single file,
-    which has none; architecture: its configs. Raises OSEDiffError, before any weight is read, if the base is
-    not there, incomplete, damaged, another kind of model, or predicts something else than noise.
+    weights are rounded once. The layers of `precision.EXACT` stay in float32. vocabulary: a folder with
+    CLIP's vocab.json and merges.txt, for a single file, which has none; architecture: its configs. Raises
+    OSEDiffError, before any weight is read, if the base is not there, incomplete, damaged, another kind of
+    model, or predicts something else than noise.
     """
     source = _open(path, vocabulary, architecture)
     networks = {name: empty_network(part) for name, part in source.parts.items()}
     changes = {name: edit(name, networks[name]) for name in ("unet", "vae")} if edit is not None else {}
     for name, part in source.parts.items():
-        fill(networks[name], part, changes.get(name), lambda _: dtype, device)
+        network = mix_precision(networks[name])
+        fill(network, part, changes.get(name), exact_dtype(network, dtype), device)
     return Base(**networks, tokenizer=source.tokenizer, alphas_cumprod=source.alphas_cumprod)
 
 
@@ -121,11 +124,6 @@ def locate(path: str | Path) -> Path:
         f"there is no base at {path}, nor a model of that name in the hub's cache: give a folder in the "
         "diffusers layout, a .safetensors or .ckpt file, or get one by `osediff fetch base`"
     )
-
-
-def convert(module: nn.Module, dtype: torch.dtype, device: torch.device | str | None = None) -> nn.Module:
-    """Round and move a network in place. The plain method: that of diffusers warns about an empty list."""
-    return nn.Module.to(module, device=device, dtype=dtype)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
