@@ -40,7 +40,8 @@ class ManagedTagger(Managed):
     """A tagger, managed: what travels on an OSEDIFF_DAPE wire."""
 
     def __init__(self, tagger: Tagger) -> None:
-        super().__init__(tagger.network)
+        devices = model_management.get_torch_device(), model_management.unet_offload_device()
+        super().__init__(tagger.network, *devices)
         self._tagger = tagger
 
     def load(self) -> Tagger:

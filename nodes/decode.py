@@ -11,11 +11,12 @@ from torch import Tensor
 from ..osediff_core.errors import OSEDiffError
 from ..osediff_core.resize import resize_alpha, resize_bicubic
 from ..osediff_core.restore import decode, finish
+from ..osediff_core.room import Room
 from .checks import one_of
 from .encode import CATEGORY
 from .images import join_image, split_image
 from .latents import pads_to, true_size, unpack_latent
-from .managed import ManagedModel, ModelType
+from .managed import ManagedModel, ModelType, free_memory
 from .progress import progress_bar, say
 
 COLORS = ("adain", "wavelet", "none")
@@ -74,8 +75,8 @@ class OSEDiffDecode(io.ComfyNode):
         colours, alpha = fit_reference(reference, size, len(z))
         if colours is None and color != "none":
             note += "\ncolours as the model made them: no reference is connected"
-        loaded = model.load(pixels=size[0] * size[1])
-        sr = decode(loaded, z, progress_bar())  # (B, 3, h * f, w * f)
+        loaded = model.bring("decode", *(side * model.idle.reduction for side in z.shape[-2:]))
+        sr = decode(loaded, z, progress_bar(), Room(free=free_memory))  # (B, 3, h * f, w * f)
         image = finish(sr, sr, size, "none") if colours is None else finish(sr, colours, size, color)
         say(cls.hidden.unique_id, note)
         return io.NodeOutput(join_image(image, alpha), ui=ui.PreviewText(note))

@@ -7,10 +7,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..osediff_core.restore import MOST_DETAIL, denoise, tile_side
+from ..osediff_core.room import Room
+from ..osediff_core.tiling import grid
 from .checks import one_of
 from .encode import CATEGORY
 from .latents import pack_latent, prompt_embeds, unpack_latent
-from .managed import ManagedModel, ModelType
+from .managed import ManagedModel, ModelType, free_memory
 from .progress import progress_bar
 
 TILES = ("auto", "off", "48", "64", "96", "128", "192", "256")
@@ -103,9 +105,19 @@ class OSEDiffDenoise(io.ComfyNode):
     ) -> io.NodeOutput:
         """LATENT (B, C, h, w), with whatever else the incoming one carried."""
         z_lq = unpack_latent(model.idle, latent)  # (B, C, h, w)
-        loaded = model.load(pixels=z_lq.shape[-2] * z_lq.shape[-1] * model.idle.reduction**2)
-        embeds = prompt_embeds(loaded, conditioning)  # (1 or B, L, D)
+        embeds = prompt_embeds(model, conditioning)  # (1 or B, L, D)
+        height, width = z_lq.shape[-2:]
+        first = grid(height, width, tile_side(tile_value(tile)), overlap)[0]
+        f = model.idle.reduction
+        loaded = model.bring("denoise", first.height * f, first.width * f)
         z_hq = denoise(
-            loaded, z_lq, embeds, tile_value(tile), overlap, progress_bar(), detail=detail
+            loaded,
+            z_lq,
+            embeds,
+            tile_value(tile),
+            overlap,
+            progress_bar(),
+            detail=detail,
+            room=Room(free=free_memory),
         )  # (B, C, h, w)
         return io.NodeOutput({**latent, "samples": pack_latent(loaded, z_hq)})

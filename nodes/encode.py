@@ -9,9 +9,10 @@ from torch import Tensor
 from ..osediff_core.prompts import split_prompts
 from ..osediff_core.resize import crop, resize_alpha
 from ..osediff_core.restore import encode, encode_prompt, prepare
+from ..osediff_core.room import Room
 from .images import join_image, split_image
 from .latents import SIZE_KEY, pack_latent
-from .managed import ManagedModel, ModelType
+from .managed import ManagedModel, ModelType, free_memory
 from .progress import progress_bar
 
 CATEGORY = "OSEDiff/steps"
@@ -58,7 +59,7 @@ class OSEDiffTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, model: ManagedModel, prompt: str) -> io.NodeOutput:
         """(1, L, D) in a CONDITIONING, or one for each of several prompts."""
-        embeds = encode_prompt(model.load(pixels=0), split_prompts(prompt))  # (1 or B, L, D)
+        embeds = encode_prompt(model.bring("encode_prompt"), split_prompts(prompt))  # (1 or B, L, D)
         return io.NodeOutput([[embeds.to(model_management.intermediate_device()), {}]])
 
 
@@ -97,8 +98,8 @@ class OSEDiffLQEncode(io.ComfyNode):
         """LATENT (B, C, h, w) with the true size beside it, and IMAGE (B, H, W, 3 or 4)."""
         colours, alpha = split_image(image)
         padded, size = prepare(colours, scale, model.idle.reduction)  # (B, 3, h * f, w * f)
-        loaded = model.load(pixels=size[0] * size[1])
-        z = encode(loaded, padded, progress_bar())  # (B, C, h, w)
+        loaded = model.bring("encode", *padded.shape[-2:])
+        z = encode(loaded, padded, progress_bar(), Room(free=free_memory))  # (B, C, h, w)
         latent = {"samples": pack_latent(loaded, z), SIZE_KEY: size}
         alpha = None if alpha is None else resize_alpha(alpha, size)
         return io.NodeOutput(latent, join_image(crop(padded, size), alpha))

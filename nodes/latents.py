@@ -10,6 +10,7 @@ from torch import Tensor
 from ..osediff_core import OSEDiff
 from ..osediff_core.errors import OSEDiffError
 from ..osediff_core.restore import encode_prompt
+from .managed import ManagedModel
 
 SIZE_KEY = "osediff_size"  # (height, width) of the image without padding
 
@@ -45,17 +46,17 @@ def pads_to(size: tuple[int, int], decoded: tuple[int, int], reduction: int) -> 
     return all(-(-side // reduction) * reduction == full for side, full in zip(size, decoded, strict=True))
 
 
-def prompt_embeds(model: OSEDiff, conditioning: list[Any] | None) -> Tensor:
+def prompt_embeds(model: ManagedModel, conditioning: list[Any] | None) -> Tensor:
     """(B, L, D) from a CONDITIONING or the empty prompt; raises OSEDiffError where it does not fit."""
     if conditioning is None:
-        return encode_prompt(model, [""])
+        return encode_prompt(model.bring("encode_prompt"), [""])
     if len(conditioning) != 1:
         raise OSEDiffError(
             f"expected one prompt, got a CONDITIONING of {len(conditioning)}: OSEDiff takes one step with "
             "one prompt, so join the words and not the conditionings"
         )
     embeds = conditioning[0][0]
-    width = model.unet.config.cross_attention_dim
+    width = model.idle.unet.config.cross_attention_dim
     if embeds.ndim != 3 or embeds.shape[-1] != width:
         raise OSEDiffError(
             f"expected a CONDITIONING of width {width} for this model, got {tuple(embeds.shape)}: encode the "

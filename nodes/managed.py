@@ -9,58 +9,72 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..osediff_core.exact_vae import decode_memory, encode_memory
+from ..osediff_core.room import CONVOLUTION, unet_memory
+
 if TYPE_CHECKING:
     from ..osediff_core import OSEDiff
 
 ModelType = io.Custom("OSEDIFF_MODEL")
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-# An estimate: values alive at once per image pixel in the last level of a VAE, per channel of that level.
-VALUES_PER_CHANNEL = 16
 
 
 class _Holder(torch.nn.Module):
     """A plain module around another: ComfyUI's patcher writes `device`, which is read-only on some."""
 
-    def __init__(self, held: torch.nn.Module) -> None:
+    def __init__(self, held: torch.nn.Module, device: torch.device) -> None:
         super().__init__()
         self.held = held
-        self.device = model_management.unet_offload_device()
+        self.device = device
 
 
 class Managed:
     """A network with the patcher through which ComfyUI moves it to the device and away again."""
 
-    def __init__(self, network: torch.nn.Module) -> None:
-        self._patcher = ModelPatcher(
-            _Holder(network),
-            load_device=model_management.get_torch_device(),
-            offload_device=model_management.unet_offload_device(),
-        )
+    def __init__(self, network: torch.nn.Module, load: torch.device, offload: torch.device) -> None:
+        self._patcher = ModelPatcher(_Holder(network, offload), load_device=load, offload_device=offload)
 
     def move_in(self, memory: int) -> None:
-        """Bring the network to ComfyUI's device, with room made for so many bytes of its work."""
+        """Bring the network to its device, with room made for so many bytes of its work."""
         model_management.load_models_gpu([self._patcher], memory_required=memory, force_full_load=True)
-        # Under --novram ComfyUI leaves modules without its own operations where they were; OSEDiff's run
-        # on one device only. Where everything was moved already this does nothing.
+        # Under --novram ComfyUI leaves modules without its own operations where they were; these run on one
+        # device only. Where everything was moved already this does nothing.
         self._patcher.model.to(self._patcher.load_device)
 
 
-class ManagedModel(Managed):
-    """OSEDiff, managed."""
+class ManagedModel:
+    """OSEDiff: text encoder, VAE and UNet managed each on its own, so that the idle ones can make way."""
 
     def __init__(self, osediff: OSEDiff) -> None:
-        super().__init__(osediff)
         self.idle = osediff  # wherever it is now, for reading its configuration only
+        text = model_management.text_encoder_device(), model_management.text_encoder_offload_device()
+        vae = model_management.vae_device(), model_management.vae_offload_device()
+        unet = model_management.get_torch_device(), model_management.unet_offload_device()
+        self._text = Managed(osediff.text_encoder, *text)
+        self._vae = Managed(osediff.vae, *vae)
+        self._unet = Managed(osediff.unet, *unet)
 
-    def load(self, pixels: int) -> OSEDiff:
-        """The model on ComfyUI's device, with room made for working on an image of so many pixels."""
-        self.move_in(pixels * self._bytes_per_pixel())
+    def bring(self, step: str, height: int = 0, width: int = 0) -> OSEDiff:
+        """The model with the part that a step of `restore` needs on its device.
+
+        step: encode_prompt, encode, denoise or decode; height, width: of the image, or in denoise of the
+        UNet's tile, in pixels. Room is made for the whole of the work; where there is less, the core cuts it.
+        """
+        vae, f = self.idle.vae, self.idle.reduction
+        if step == "encode_prompt":
+            self._text.move_in(0)
+        elif step == "denoise":
+            self._unet.move_in(unet_memory(self.idle.unet, height // f, width // f))
+        else:
+            needed = encode_memory if step == "encode" else decode_memory
+            self._vae.move_in(int(CONVOLUTION * needed(vae, height, width)[0]))
         return self.idle
 
-    def _bytes_per_pixel(self) -> int:
-        widths = self.idle.vae.config.block_out_channels
-        return VALUES_PER_CHANNEL * int(widths[0]) * self.idle.dtype.itemsize
+
+def free_memory(device: torch.device) -> int:
+    """The bytes that ComfyUI would give away on a device."""
+    return int(model_management.get_free_memory(device))
 
 
 def choose_dtype(name: str) -> torch.dtype:

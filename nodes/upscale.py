@@ -14,7 +14,7 @@ from .decode import COLORS, color_input
 from .denoise import TILES, detail_input, tile_input, tile_value
 from .encode import IMAGE_TIP, prompt_input, scale_input
 from .images import join_image, split_image
-from .managed import ManagedModel, ModelType
+from .managed import ManagedModel, ModelType, free_memory
 from .progress import progress_bar, say
 
 
@@ -76,7 +76,7 @@ class OSEDiffUpscale(io.ComfyNode):
             tagger = dape.load()
             prompts = one_by_one(colours, prompt, lambda one, text: tagger(one, text, scale)[0])
         restored = restore(
-            model.load(pixels=size[0] * size[1]),
+            model.idle,
             colours,
             scale=scale,
             prompt=prompts if len(prompts) > 1 else prompts[0],
@@ -84,6 +84,8 @@ class OSEDiffUpscale(io.ComfyNode):
             tile=tile_value(tile),
             detail=detail,
             progress=progress_bar(),
+            free=free_memory,
+            bring=model.bring,
         )  # (B, 3, *size)
         used = join_prompts(prompts)
         note = f"{size[1]} × {size[0]}" + (f"\n{used}" if dape is not None else "")

@@ -27,8 +27,13 @@ from .tiling import Box, grid
 from .unet_tiles import predict_noise_in_tiles
 
 Progress = Callable[[int, int], None]
+Bring = Callable[[str, int, int], object]
 MOST_DETAIL = 2.0  # beyond, latents are far from any that the decoder has seen
 AUTO_TILE = 96  # latent pixels: the published tile, which never depends on free memory
+
+
+def stays(step: str, height: int, width: int) -> None:
+    """Move nothing: every part of the model is where it has to be."""
 
 
 @torch.no_grad()
@@ -48,6 +53,7 @@ def restore(
     tile_prompt: Callable[[Tensor], str] | None = None,
     chunk: int = 1,
     free: Free = free_memory,
+    bring: Bring = stays,
 ) -> Tensor:
     """Return the restored images, (B, 3, H', W') float32 in [0, 1] on lq's device, H' = floor(scale H + 0.5).
 
@@ -60,9 +66,10 @@ def restore(
     vae: "auto" (whole where it fits, else in exact pieces), "whole", or the pieces' side in pixels. spill: a
     folder for what even pieces have to keep. tile_prompt: gives a prompt for the pixels of each of the UNet's
     tiles, (1, 3, h, w) in [0, 1], in place of `prompt`. chunk: how many images go through a step together
-    before the next step. free(device): the bytes there are, None if unknown. None of these changes a picture
-    by more than the last bits of its sums, but tile_prompt. The same input always gives the same output.
-    Raises OSEDiffError for what cannot be restored.
+    before the next step. free(device): the bytes there are, None if unknown. bring(step, height, width) is
+    told before each step its name here, and what it works on in pixels, so that it can fetch its part of the
+    model. None of these changes a picture by more than the last bits of its sums, but tile_prompt. The same
+    input always gives the same output. Raises OSEDiffError for what cannot be restored.
     """
     check_method(color)
     check_detail(detail)
@@ -73,8 +80,9 @@ def restore(
     down, across = (-(-side // model.reduction) for side in size)
     boxes = grid(down, across, tile_side(tile), overlap)
     prompts = check_prompts(prompt, len(lq))
+    bring("encode_prompt", 0, 0)
     embeds = encode_prompt(model, prompts) if tile_prompt is None else None  # (1 or B, L, D)
-    settings = _Settings(scale, color, tile, overlap, detail, room, boxes, tile_prompt)
+    settings = _Settings(scale, color, tile, overlap, detail, room, boxes, tile_prompt, bring)
     out = torch.empty((len(lq), 3, *size), device=lq.device)
     each = 2 + len(boxes)
     for part in torch.arange(len(lq)).split(_positive(chunk)):
@@ -96,6 +104,7 @@ class _Settings:
     room: Room
     boxes: list[Box]
     tile_prompt: Callable[[Tensor], str] | None
+    bring: Bring
 
 
 def _restore_part(
@@ -106,12 +115,16 @@ def _restore_part(
     x, size = prepare(lq, settings.scale, model.reduction, room)  # (B, 3, h, w) padded
     if embeds is None:
         assert settings.tile_prompt is not None
+        settings.bring("encode_prompt", 0, 0)
         embeds = _tile_embeds(model, x, settings.boxes, settings.tile_prompt)  # (B, T, L, D)
+    settings.bring("encode", *x.shape[-2:])
     z_lq = encode(model, x, report, room)  # (B, C, h, w)
     report = _shifted(report, count, 0)
     tile, overlap = settings.tile, settings.overlap
+    settings.bring("denoise", *(side * model.reduction for side in settings.boxes[0][2:]))
     z_hq = denoise(model, z_lq, embeds, tile, overlap, report, detail=settings.detail, room=room)
     report = _shifted(report, count * len(settings.boxes), 0)
+    settings.bring("decode", *x.shape[-2:])
     sr = decode(model, z_hq, report, room)  # (B, 3, h, w)
     return finish(sr, x, size, settings.color)  # (B, 3, H', W')
 

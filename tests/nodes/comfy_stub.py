@@ -172,7 +172,8 @@ class Comfy:
 
     def reset(self) -> None:
         """Forget what happened, and what a test changed."""
-        self.loads: list[float] = []
+        self.loads: list[tuple[str, float]] = []  # what was brought in, and the room for it
+        self.free = 8 * 2**30
         self.progress: list[tuple[int, int]] = []
         self.said: list[tuple[str, str]] = []
         self.cancel_after: int | None = None  # progress reports before Cancel is pressed
@@ -209,7 +210,7 @@ class Comfy:
         cpu = torch.device("cpu")
 
         def load_models_gpu(models, memory_required=0, force_full_load=False) -> None:
-            self.loads.append(memory_required)
+            self.loads.append((type(models[0].model.held).__name__, memory_required))
 
         def unet_dtype(device=None, model_params=0, supported_dtypes=(), weight_dtype=None) -> torch.dtype:
             return torch.float32
@@ -217,6 +218,11 @@ class Comfy:
         return {
             "get_torch_device": lambda: cpu,
             "unet_offload_device": lambda: cpu,
+            "text_encoder_device": lambda: cpu,
+            "text_encoder_offload_device": lambda: cpu,
+            "vae_device": lambda: cpu,
+            "vae_offload_device": lambda: cpu,
+            "get_free_memory": lambda device: self.free,
             "intermediate_device": lambda: cpu,
             "unet_dtype": unet_dtype,
             "load_models_gpu": load_models_gpu,

@@ -117,21 +117,6 @@ def test_cancel_stops_within_one_tile(comfy, stub, nodes, model, photo, cancel_a
     assert len(seen) == calls
 
 
-def test_room_is_asked_for_by_the_size_of_the_result(comfy, nodes, model, photo):
-    for scale in (1.0, 2.0):
-        nodes["OSEDiffUpscale"].run(model=model, image=photo(24, 24), **{**UPSCALE, "scale": scale})
-    first, second = comfy.loads[-2:]
-    assert 0 < first * 4 == second
-
-
-def test_the_model_is_behind_comfyuis_patcher(stub, model):
-    patchers = [value for value in vars(model).values() if isinstance(value, stub.ModelPatcher)]
-    assert len(patchers) == 1
-    parameters = {id(parameter) for parameter in patchers[0].model.parameters()}
-    assert {id(parameter) for parameter in model.idle.parameters()} == parameters
-    assert patchers[0].model.device == torch.device("cpu")
-
-
 def test_models_that_do_not_load(nodes, model_folder):
     loader = nodes["OSEDiffLoader"]
     good = {"base": "tiny_sd", "weights": "osediff.pkl", "dtype": "float32", "strength": 1.0}
