@@ -28,6 +28,7 @@ from .tagger_file import read_tagger
 from .tensorfile import TensorFile
 
 BASE_SD21 = "Stable Diffusion 2 for 512 px (2.1-base or 2-base, which are shaped alike), a base for OSEDiff"
+NOT_SAID = "not said in the file"
 OWN_BASE = "a base of its own size, for checkpoints trained on it"
 CONV_IN = {
     "lora_unet_conv_in.diff": "as a difference, which follows the strength",
@@ -137,7 +138,7 @@ def _training(metadata: Mapping[str, str]) -> dict[str, str]:
         "trained": " ".join(filter(None, [_steps(metadata), metadata.get("date", "")])),
         "licence": metadata.get("licence", ""),
     }
-    return {label: text or "not said in the file" for label, text in said.items()}
+    return {label: text or NOT_SAID for label, text in said.items()}
 
 
 def _steps(metadata: Mapping[str, str]) -> str:
@@ -154,7 +155,7 @@ def _export(file: TensorFile, part: str) -> Description:
         "vae": ("the VAE encoder's part of an OSEDiff checkpoint", "OSEDiff's nodes on ComfyUI's own VAE"),
     }[part]
     facts = {
-        "for": said.get("base") or SD2,
+        "for": said.get("base") or NOT_SAID,
         "used by": where,
         "LoRA": f"rank {said.get(f'rank_{part}', '?')}, alpha {said.get(f'alpha_{part}', '?')}",
     }
@@ -166,7 +167,7 @@ def _export(file: TensorFile, part: str) -> Description:
 
 def _tagger(file: TensorFile) -> Description:
     weights = read_tagger(file.path)
-    facts = {"made from": weights.made_from or "not said", "tags": f"{len(weights.tags):,}"}
+    facts = {"made from": weights.made_from or NOT_SAID, "tags": f"{len(weights.tags):,}"}
     return Description("a tagger of osediff convert-dape", facts | _storage(file))
 
 
@@ -194,7 +195,7 @@ def _folder(place: Path) -> Description:
         facts = {
             "made from": f"{merged.get('weights')} at strength {merged.get('strength')}",
             "for": "restoring without other weights",
-            "stored": merged.get("dtype", "not said"),
+            "stored": merged.get("dtype", NOT_SAID),
         }
         kind = "an OSEDiff model, its checkpoint merged into the base"
         return Description(kind, facts | _training(merged), merged.get("config", ""))
