@@ -1,0 +1,72 @@
+"""The runner of Table 3, on the tiny base and for a step a row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from train import ablation
+from train.ablation import CONFIG, ROWS, Result, differences, row_config, run_all, spread, table
+from train.config import TrainConfig, read_config
+from train.evaluate import Pair
+
+MEASURED = {"psnr": 20.0, "ssim": 0.5, "sharpness": 0.3}
+
+
+@pytest.fixture
+def shared(micro, pictures, tmp_path):
+    config = read_config(TrainConfig, CONFIG)
+    return replace(
+        config,
+        model=replace(config.model, base=str(micro / "tiny_sd"), rank_unet=2, rank_vae=2),
+        data=replace(config.data, sources=(str(pictures),), crop=32),
+        run=replace(config.run, out=str(tmp_path / "ablation"), steps=1, batch_size=1),
+    )
+
+
+@pytest.fixture
+def pairs():
+    hq = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return [Pair("a", hq, (hq[:, :, ::4, ::4] * 255).byte())]
+
+
+def test_rows_are_trained_measured_and_not_trained_twice(shared, pairs, monkeypatch):
+    results = run_all(shared, 1, pairs)
+    assert [r.row for r in results] == list(ROWS)
+    assert len({r.psnr for r in results}) == len(ROWS)  # each is a network of its own
+    assert all(r.seconds > 0 for r in results)
+    stored = json.loads((Path(shared.run.out) / "results.json").read_text())
+    assert [Result(**item) for item in stored] == results
+    monkeypatch.setattr(ablation, "train", lambda config: pytest.fail("trained again"))
+    assert run_all(shared, 1, pairs) == results
+
+
+def test_rows_change_the_loss_alone(shared):
+    made = [row_config(shared, row, 3) for row in ROWS]
+    assert [c.loss.lambda_vsd for c in made] == [0, 0, 0.5, 0.5]
+    assert [c.loss.lambda_gan > 0 for c in made] == [False, True, False, False]
+    assert [c.loss.vsd_space for c in made] == ["latent", "latent", "image", "latent"]
+    assert len({c.run.out for c in made}) == 4
+    assert all(replace(c, loss=shared.loss, run=shared.run) == shared for c in made)
+    assert {c.run.seed for c in made} == {3}
+
+
+def test_the_standard_error_is_that_of_the_mean():
+    assert spread([1.0, 2.0, 3.0]) == "2.000 ± 0.577"
+    assert spread([1.5]) == "1.500"
+
+
+def test_differences_are_taken_seed_by_seed():
+    results = [
+        Result(row, seed, "", psnr=10.0 * seed + number, ssim=0, sharpness=0, seconds=1)
+        for seed in range(3)
+        for number, row in enumerate(ROWS)
+    ]
+    assert "| w/o VSD loss | -3.000 ± 0.000 |" in differences(results)
+    text = table(results, MEASURED)
+    assert "| w/o VSD loss | 10.000 ± 5.774 |" in text
+    assert "| bicubic | 20.000 | 0.500 | 0.300 | – |" in text
