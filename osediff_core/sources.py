@@ -218,7 +218,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             APACHE,
             "https://huggingface.co/xinyu1205/recognize_anything_model",
             "5.6 GB",
-            "osediff",
+            "osediff_dape",
             (
                 Mirror(
                     "xinyu1205/recognize_anything_model", revision="a4f945fe0720892020c28309624df3bd1f3ad3dc"
@@ -238,7 +238,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             APACHE,
             "https://drive.google.com/file/d/1KIV6VewwO2eDC9g4Gcvgm-a0LDI7Lmwm/view",
             "7.2 MB",
-            "osediff",
+            "osediff_dape",
             (Mirror("CSWRY/SeeSR"),),
             note="OSEDiff's README links Google Drive; this is what its author put on the hub for SeeSR",
         ),
@@ -263,7 +263,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             APACHE,
             "https://github.com/xinyu1205/recognize-anything/tree/main/ram/data",
             "64 kB",
-            "osediff",
+            "osediff_dape",
             (
                 Mirror(
                     "magicr/BuboGPT", "ram/data/", "06556790f78d61688eb500fc0e09d91fc7cd3b80", kind="space"

@@ -85,14 +85,14 @@ def _get(wanted: Sequence[sources.Source], place: Place, *, yes: bool) -> int:
 
 
 def _agreed(missing: Sequence[Item], place: Place, *, yes: bool) -> bool:
-    """Show size, licence and place of what would be downloaded, and ask."""
+    """Show size, licence and place of what would be downloaded, --quiet or not, and ask."""
     for source in dict.fromkeys(item.source for item in missing):
         sizes = [item.remote.size or 0 for item in missing if item.source is source and item.remote]
         repo = next(item.remote.mirror.repo for item in missing if item.source is source and item.remote)
-        note(f"{source.what}: {_size(sum(sizes))} from {repo} into {place.words(source)}")
-        note(f"licence: {source.licence.name}, {source.licence.address}")
+        say(f"{source.what}: {_size(sum(sizes))} from {repo} into {place.words(source)}")
+        say(f"licence: {source.licence.name}, {source.licence.address}")
         if source.licence.mind:
-            note(f"mind that {source.licence.mind}")
+            say(f"mind that {source.licence.mind}")
     if yes:
         return True
     if not sys.stdin.isatty():

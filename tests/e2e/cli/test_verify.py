@@ -97,6 +97,15 @@ def test_other_weights_and_a_prompt_are_heard(capsys, published, micro_options):
     assert figures(prompted, "a")["result"] != figures(report, "a")["result"]
 
 
+def test_a_taggers_prompts_are_in_the_report(capsys, published, micro_options, tiny_tagger):
+    options = [*micro_options[:-2], "--most", "1", "--tagger", tiny_tagger]
+    _, report, _ = run(capsys, published / "in", published / "out", *options)
+    _, plain, _ = run(capsys, published / "in", published / "out", *micro_options[:-2], "--most", "1")
+    assert re.search(r"^prompt of a: '.*, ,'$", report, re.M)
+    assert hashlib.sha256(Path(tiny_tagger).read_bytes()).hexdigest() in report
+    assert figures(report, "a")["no_prompt"] == figures(plain, "a")["result"]
+
+
 def test_sizes_that_differ_and_broken_files_are_named(capsys, published, tmp_path):
     (tmp_path / "out").mkdir()
     Image.open(published / "out" / "a_published.png").crop((0, 0, 88, 64)).save(tmp_path / "out" / "a.png")

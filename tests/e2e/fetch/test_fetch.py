@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from osediff_core.sources import SOURCES
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
@@ -141,7 +144,10 @@ def test_into_comfyui(osediff, tmp_path):
     assert status == 2
     assert "no ComfyUI" in err
     (tmp_path / "models").mkdir()
-    assert osediff("fetch", "model", "list", "--yes", "--comfyui", tmp_path)[0] == 0
+    status, _, err = osediff("fetch", "model", "list", "--yes", "--quiet", "--comfyui", tmp_path)
+    assert status == 0
+    assert err.count("CreativeML Open RAIL++-M") == 2  # a licence is always shown
+    assert "pinned" not in err
     assert whole(tmp_path / "models" / "diffusers" / "model")
     assert (tmp_path / "models" / "osediff" / "list.txt").is_file()
 
@@ -385,6 +391,22 @@ def test_what_only_github_has(osediff, hub, tmp_path):
         status, _, err = osediff("fetch", "osediff", "--comfyui", tmp_path, catalogue=False)
         assert status == 1
         assert says in errors(err)[0]
+
+
+def test_places_are_those_that_the_nodes_read():
+    paths = (ROOT / "nodes" / "paths.py").read_text(encoding="utf-8")
+    ours = {source.place for source in SOURCES.values()} - {"diffusers", "checkpoints"}
+    assert ours == {"osediff", "osediff_dape"}
+    for place in ours:
+        assert f'_FOLDER = "{place}"' in paths
+
+
+def test_no_value_without_a_source():
+    for source in SOURCES.values():
+        for file in source.files:
+            assert bool(file.seen) == any((file.size, file.sha256, file.git_blob)), file.path
+            assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
+            assert file.git_blob is None or re.fullmatch("[0-9a-f]{40}", file.git_blob)
 
 
 def test_the_list_of_what_is_known(osediff, hub):
