@@ -10,8 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OBJECT_INFO = ROOT / "tests" / "nodes" / "object_info.json"
 STOCK = ["LoadImage", "SaveImage", "PreviewImage"]
-OURS = [f"OSEDiff{name}" for name in ("Loader", "TextEncode", "LQEncode", "Denoise", "Decode", "Upscale")]
-WORKFLOWS = ["osediff_one_node", "osediff_steps"]
+NODES = ("Loader", "DAPELoader", "DAPEPrompt", "TextEncode", "LQEncode", "Denoise", "Decode", "Upscale")
+OURS = [f"OSEDiff{name}" for name in NODES]
+WORKFLOWS = ["osediff_dape", "osediff_one_node", "osediff_steps"]
 
 
 def test_the_pack_is_imported_whole(server):
@@ -42,6 +43,8 @@ def test_the_committed_object_info_is_this_servers(server, comfy_server):
     cut = {name: info[name] for name in sorted(OURS + STOCK)}
     cut["OSEDiffLoader"]["input"]["required"]["base"][1]["options"] = [comfy_server.DEMO]
     cut["OSEDiffLoader"]["input"]["required"]["weights"][1]["options"] = [comfy_server.DEMO]
+    tagger, dape = (cut["OSEDiffDAPELoader"]["input"]["required"][name][1] for name in ("tagger", "dape"))
+    tagger["options"], dape["options"] = [comfy_server.TAGGER], dape["options"][:1]
     cut["LoadImage"]["input"]["required"]["image"][0] = ["example.png"]
     if os.environ.get("OSEDIFF_WRITE_OBJECT_INFO"):
         OBJECT_INFO.write_text(json.dumps(cut, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -44,8 +44,8 @@ def validate(place: Path, home: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=home)
 
 
-def test_there_is_a_graph_in_steps_and_one_of_one_node():
-    assert [path.stem for path in WORKFLOWS] == ["osediff_one_node", "osediff_steps"]
+def test_there_is_a_graph_in_steps_one_of_one_node_and_one_with_tags():
+    assert [path.stem for path in WORKFLOWS] == ["osediff_dape", "osediff_one_node", "osediff_steps"]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
