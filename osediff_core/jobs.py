@@ -30,20 +30,30 @@ class Plan:
     already: int = 0
 
 
-def make_plan(source: str, target: str, suffix: str | None, *, overwrite: bool, recursive: bool) -> Plan:
+def make_plan(
+    source: str,
+    target: str,
+    suffix: str | None,
+    *,
+    overwrite: bool,
+    recursive: bool,
+    share: tuple[int, int] = (0, 1),
+) -> Plan:
     """Return the pictures to restore; make the folders that they go to, and see that these can be written.
 
     source: a file or a folder. target: a file, or a folder: one that exists, or a name without an ending or
     with a slash behind it. suffix (".png"): the format in folders; None means PNG, or what a file's name
-    says. Raises OSEDiffError where nothing should be begun.
+    says. share (rank, count): every count-th picture, for processes that divide a folder; which ones does not
+    depend on what is there already. Raises OSEDiffError where nothing should be begun.
     """
     place = Path(source)
     try:
         if not place.exists():
             raise OSEDiffError(f"there is no file or folder {source}")
         if place.is_dir():
-            return _folder(place, Path(target), suffix or ".png", overwrite=overwrite, recursive=recursive)
-        return _single(place, _file(place, target, suffix), overwrite=overwrite)
+            every = _folder(place, Path(target), suffix or ".png", recursive=recursive)
+            return _left(every[share[0] :: share[1]], overwrite=overwrite)
+        return Plan([]) if share[0] else _single(place, _file(place, target, suffix), overwrite=overwrite)
     except OSError as error:
         where = error.filename or target
         raise OSEDiffError(f"{where} cannot be used: {error.strerror or error}") from error
@@ -70,7 +80,8 @@ def _single(source: Path, target: Path, *, overwrite: bool) -> Plan:
     return Plan([Job(source, target)])
 
 
-def _folder(source: Path, target: Path, suffix: str, *, overwrite: bool, recursive: bool) -> Plan:
+def _folder(source: Path, target: Path, suffix: str, *, recursive: bool) -> list[Job]:
+    """Every picture of a folder, whether its result is there or not."""
     if not target.is_dir() and (target.exists() or target.suffix.lower() in WRITABLE):
         raise OSEDiffError(f"{source} is a folder, so that {target} must be one too; it names a file")
     if target.resolve() == source.resolve():
@@ -84,6 +95,11 @@ def _folder(source: Path, target: Path, suffix: str, *, overwrite: bool, recursi
     for job in jobs:
         if job.target.resolve() in originals:
             raise OSEDiffError(f"{job.source} would be written over {job.target}; name another folder")
+    return jobs
+
+
+def _left(jobs: list[Job], *, overwrite: bool) -> Plan:
+    """What is to be done of these, with the folders that it needs."""
     left = [job for job in jobs if overwrite or not job.target.exists()]
     for folder in sorted({job.target.parent for job in left}):
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..console import DONE, FAILED, INTERRUPTED, USAGE, messages, note, say, version
 from ..errors import OSEDiffError
 from ..jobs import Job, Plan, make_plan
+from .shares import Outcome, Share, device_of, forget, report, share_of
 
 if TYPE_CHECKING:
     from ..model import OSEDiff
@@ -40,7 +43,7 @@ def main(argv: Sequence[str], commands: Mapping[str, str]) -> int:
     args = _parser(commands).parse_args(argv)
     try:
         with messages(args.quiet):
-            return _restore(args)
+            return _restore(args, os.environ)
     except KeyboardInterrupt:
         say("interrupted before any picture was begun")
         return INTERRUPTED
@@ -100,24 +103,40 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=DTYPES, default="auto", help="default auto: float16 on cuda, else float32")
 
 
-def _restore(args: argparse.Namespace) -> int:
+def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Plan, load the model, restore one picture after the other, and say how it went."""
     try:
-        suffix = f".{args.format}" if args.format else None
-        plan = make_plan(args.source, args.target, suffix, overwrite=args.overwrite, recursive=args.recursive)
+        share = share_of(environment)
+        plan = _plan(args, share)
     except OSEDiffError as error:
         say(f"error: {error}")
         return USAGE
+    if not plan.jobs and share.count > 1:
+        return report(Outcome(0, plan.already, []), plan, share, args.source, args.target)
     if not plan.jobs:
         note(f"nothing to do: all {plan.already} are there already (--overwrite does them again)")
         return DONE
     try:
         source = _prompt_source(args)
-        model = _load(args)
+        model = _load(args, share)
     except (OSEDiffError, MemoryError) as error:
         say(f"error: {str(error) or 'there is not enough memory for this model'}")
         return FAILED
-    return _go_through(model, source, plan, args)
+    return _go_through(model, source, plan, share, args)
+
+
+def _plan(args: argparse.Namespace, share: Share) -> Plan:
+    suffix = f".{args.format}" if args.format else None
+    plan = make_plan(
+        args.source,
+        args.target,
+        suffix,
+        overwrite=args.overwrite,
+        recursive=args.recursive,
+        share=(share.rank, share.count),
+    )
+    forget(Path(args.target), share)
+    return plan
 
 
 def _prompt_source(args: argparse.Namespace) -> PromptSource:
@@ -135,7 +154,7 @@ def _prompt_source(args: argparse.Namespace) -> PromptSource:
     return plain_text
 
 
-def _load(args: argparse.Namespace) -> OSEDiff:
+def _load(args: argparse.Namespace, share: Share) -> OSEDiff:
     """Load the model, and say so where it is not the one that a user may expect."""
     from ..base import locate
     from ..marker import read_marker
@@ -149,11 +168,17 @@ def _load(args: argparse.Namespace) -> OSEDiff:
     elif args.weights is None and read_marker(locate(args.base)) is None:
         note("no --weights: this is the plain base, which was never trained to restore")
     return OSEDiff.from_pretrained(
-        args.base, args.weights, strength=args.strength, dtype=args.dtype, device=args.device
+        args.base,
+        args.weights,
+        strength=args.strength,
+        dtype=args.dtype,
+        device=device_of(share, args.device),
     )
 
 
-def _go_through(model: OSEDiff, source: PromptSource, plan: Plan, args: argparse.Namespace) -> int:
+def _go_through(
+    model: OSEDiff, source: PromptSource, plan: Plan, share: Share, args: argparse.Namespace
+) -> int:
     """Restore all of a plan's pictures; say what was done and, at the end, what failed."""
     from ..batch import Settings, restore_files
 
@@ -167,20 +192,13 @@ def _go_through(model: OSEDiff, source: PromptSource, plan: Plan, args: argparse
     except KeyboardInterrupt:
         say(f"interrupted; {sum(reason is None for _, reason in results)} of {len(plan.jobs)} done")
         return INTERRUPTED
-    failures = [reason for _, reason in results if reason is not None]
-    for job, reason in results:
-        if reason is not None:
-            say(f"error: {reason}" if str(job.source) in reason else f"error: {job.source}: {reason}")
-    if len(plan.jobs) > len(failures) or len(plan.jobs) > 1:
-        note(_summary(plan, len(failures)))
-    return FAILED if failures else DONE
-
-
-def _summary(plan: Plan, failed: int) -> str:
-    if len(plan.jobs) == 1 and not plan.already:
-        return f"wrote {plan.jobs[0].target}"
-    already = f", {plan.already} there already" if plan.already else ""
-    return f"{len(plan.jobs) - failed} restored{already}, {failed} failed"
+    failures = [
+        reason if str(job.source) in reason else f"{job.source}: {reason}"
+        for job, reason in results
+        if reason is not None
+    ]
+    outcome = Outcome(len(plan.jobs) - len(failures), plan.already, failures)
+    return report(outcome, plan, share, args.source, args.target)
 
 
 @contextmanager
