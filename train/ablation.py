@@ -127,9 +127,10 @@ def page(config: TrainConfig, seeds: int, pairs: list[Pair], tables: str) -> str
     return f"""# Table 3 on the demo base
 
 Written by `python -m train.ablation --steps {run.steps} --seeds {seeds}`: the four losses of the paper's
-Table 3, each trained for {run.steps} steps of {run.batch_size} crops of {data.crop}×{data.crop} on the bundled
-demo base, on a CPU, from {seeds} seeds, with what `train/configs/ablation.toml` says. Rows of one seed see the
-same crops and the same noise. Measured on {len(pairs)} held-out crops, 4×, without colour matching; mean ± standard error over the seeds.
+Table 3, each trained on the bundled demo base, on a CPU, from {seeds} seeds, with what
+`train/configs/ablation.toml` says: {run.steps} steps of {run.batch_size} crops of {data.crop}×{data.crop}.
+Rows of one seed see the same crops and the same noise. Measured on {len(pairs)} held-out crops, 4×, without
+colour matching; mean ± standard error over the seeds.
 
 {tables}
 
@@ -139,8 +140,8 @@ Sharpness is the mean vertical difference of luma over the original's: 1 is as s
 - The demo base is a few million weights, minutes old. Its teacher knows far less than Stable Diffusion does,
   so VSD has little to teach here; the paper's gain is in MUSIQ and CLIPIQA, which are not measured here.
 - The perceptual term is the gradient loss, not LPIPS.
-- The paper's GAN row uses the discriminator of Parmar et al. (2024), a frozen CLIP with trained heads; this one
-  is a small convolutional network from scratch, with a weight of {GAN_WEIGHT}.
+- The paper's GAN row uses the discriminator of Parmar et al. (2024), a frozen CLIP with trained heads; this
+  one is a small convolutional network from scratch, with a weight of {GAN_WEIGHT}.
 - {run.steps} steps are a start, not a training: the published run has 100 000.
 - The standard error is over {seeds} seeds: a difference of less than twice that is no difference.
 """

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from osediff_core.diffusion import add_noise, predict_x0
-from train.losses import critic_loss, data_loss, guided, vsd_loss
+from train.discriminator import PatchDiscriminator
+from train.losses import (
+    adversarial_loss,
+    binned,
+    critic_loss,
+    csd_loss,
+    data_loss,
+    discriminator_loss,
+    guided,
+    vsd_loss,
+)
 
 ALPHAS_CUMPROD = torch.linspace(0.999, 0.005, 1000)
 
@@ -80,3 +90,64 @@ def test_guidance_of_one_is_the_prompt_alone(drawn):
 
 def test_data_loss_is_the_mean_square(drawn):
     assert data_loss(torch.full((1, 3, 2, 2), 1.0), torch.full((1, 3, 2, 2), -1.0)) == 4
+
+
+def test_the_papers_form_is_the_weighted_difference_of_the_noises(drawn):
+    z, noise, eps_critic, eps_teacher, t = drawn
+    z = z.requires_grad_()
+    networks = (lambda *_: eps_critic, lambda *_: eps_teacher)
+    vsd_loss(z, noise, t, ALPHAS_CUMPROD, *networks, form="paper")[0].backward()
+    weight = (1 - ALPHAS_CUMPROD[t]).view(-1, 1, 1, 1)
+    torch.testing.assert_close(z.grad, 2 * weight * (eps_teacher - eps_critic) / z.numel())
+    own = z.detach().clone().requires_grad_()
+    vsd_loss(own, noise, t, ALPHAS_CUMPROD, *networks)[0].backward()
+    cosine = torch.nn.functional.cosine_similarity(z.grad.flatten(1), own.grad.flatten(1))
+    torch.testing.assert_close(cosine, torch.ones(2))  # another length for each sample, one direction
+    assert not torch.allclose(z.grad, own.grad, rtol=0.1)
+
+
+def test_csd_is_vsd_with_the_negative_score_as_critic(drawn):
+    z, noise, eps_negative, eps_prompt, t = drawn
+    a, b = z.clone().requires_grad_(), z.clone().requires_grad_()
+    loss, distance = csd_loss(a, noise, t, ALPHAS_CUMPROD, lambda *_: (eps_negative, eps_prompt), 7.5)
+    loss.backward()
+    teacher = guided(eps_negative, eps_prompt, 7.5)
+    wanted, far = vsd_loss(b, noise, t, ALPHAS_CUMPROD, lambda *_: eps_negative, lambda *_: teacher)
+    wanted.backward()
+    torch.testing.assert_close(a.grad, b.grad)
+    torch.testing.assert_close(distance, far)
+    toward = predict_x0(z, eps_prompt, ALPHAS_CUMPROD[t]) - predict_x0(z, eps_negative, ALPHAS_CUMPROD[t])
+    assert (-a.grad * toward).sum() > 0  # a step down the gradient goes to the prompt
+    same = z.clone().requires_grad_()
+    csd_loss(same, noise, t, ALPHAS_CUMPROD, lambda *_: (eps_prompt, eps_prompt), 7.5)[0].backward()
+    assert same.grad.abs().max() == 0
+
+
+def test_distances_are_sorted_by_timestep():
+    sums, counts = binned(torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0, 199, 200, 999]), 5)
+    assert sums.tolist() == [3, 4, 0, 0, 8]
+    assert counts.tolist() == [2, 1, 0, 0, 1]
+
+
+def test_hinge_losses():
+    assert discriminator_loss(torch.tensor([2.0, 0.0]), torch.tensor([-2.0, 0.5])) == 0.5 + 0.75
+    assert adversarial_loss(torch.tensor([2.0, -1.0])) == -0.5
+
+
+def test_the_discriminator_learns_to_tell_and_starts_alike():
+    def made() -> PatchDiscriminator:
+        return PatchDiscriminator(torch.Generator().manual_seed(0))
+
+    judge, other = made(), made()
+    assert all(torch.equal(a, b) for a, b in zip(judge.parameters(), other.parameters(), strict=True))
+    generator = torch.Generator().manual_seed(1)
+    sharp = torch.rand(4, 3, 32, 32, generator=generator) * 2 - 1
+    soft = torch.nn.functional.avg_pool2d(sharp, 5, 1, 2)
+    optimizer = torch.optim.Adam(judge.parameters(), 1e-3)
+    first = discriminator_loss(judge(sharp), judge(soft)).item()
+    for _ in range(20):
+        optimizer.zero_grad()
+        discriminator_loss(judge(sharp), judge(soft)).backward()
+        optimizer.step()
+    assert discriminator_loss(judge(sharp), judge(soft)) < 0.5 * first
+    assert judge(sharp).shape == (4, 1, 4, 4)
