@@ -1,6 +1,13 @@
-"""Names and shapes of RAM's and DAPE's files at full size, as their code makes them; no weights."""
+"""RAM and DAPE at full size: every key of their files has its place; and, slow, from file to tags."""
 
-from osediff_core.ram import HEAD, SWIN, TagConfig, expected_shapes
+import math
+
+import pytest
+import torch
+
+from osediff_core.cli import main
+from osediff_core.ram import HEAD, SWIN, TagConfig, expected_shapes, fold_dape
+from osediff_core.tagger import Tagger
 
 FULL = TagConfig(
     embed=192,
@@ -93,3 +100,36 @@ def _bert(prefix, key_width):
         shapes |= _pair(f"{name}.output.dense", 768, 3072)
         shapes |= _pair(f"{name}.output.LayerNorm", 768)
     return shapes
+
+
+def test_every_key_of_both_files_is_known():
+    """On the meta device: 1042 names of RAM and 248 of DAPE, of which what tags need comes out."""
+    ram, dape = ram_shapes(), dape_shapes()
+    assert (len(ram), len(dape)) == (1042, 248)
+    with torch.device("meta"):
+        tensors = [{key: torch.empty(shape) for key, shape in part.items()} for part in (ram, dape)]
+        folded = fold_dape(*tensors)
+    assert {key: tuple(tensor.shape) for key, tensor in folded.items()} == expected_shapes(FULL)
+    assert sum(math.prod(shape) for shape in expected_shapes(FULL).values()) == 212_117_045
+
+
+@pytest.mark.slow
+def test_the_files_become_one_that_tags(tmp_path):
+    """As a user does it; 2 GB are written, and as much memory is needed."""
+    generator = torch.Generator().manual_seed(0)
+
+    def fill(shapes):
+        return {key: torch.randn(shape, generator=generator) * 0.02 for key, shape in shapes.items()}
+
+    torch.save({"model": fill(ram_shapes())}, tmp_path / "ram.pth")
+    torch.save(fill(dape_shapes()), tmp_path / "dape.pth")
+    (tmp_path / "ram_tag_list.txt").write_text("\n".join(f"tag {i}" for i in range(FULL.tags)))
+    (tmp_path / "ram_tag_list_threshold.txt").write_text("0.5\n" * FULL.tags)
+    out = tmp_path / "tagger.safetensors"
+    assert main(["convert-dape", str(tmp_path / "ram.pth"), str(tmp_path / "dape.pth"), str(out)]) == 0
+    assert 0.4e9 < out.stat().st_size < 0.45e9
+    picture = torch.rand(1, 3, 200, 300, generator=generator)
+    converted = Tagger.from_pretrained(out, device="cpu").logits(picture)
+    exact = Tagger.from_pretrained(tmp_path / "ram.pth", tmp_path / "dape.pth", device="cpu").logits(picture)
+    assert exact.std() > 1e-4
+    assert (converted - exact).abs().max() < 0.05 * exact.std() + 1e-3
