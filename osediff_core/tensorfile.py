@@ -101,7 +101,8 @@ def is_torch_file(path: Path) -> bool:
         raise OSEDiffError(f"{path} is only Git's note where the weights are (Git LFS): run `git lfs pull`")
     if start.lstrip()[:1] == b"<":
         raise OSEDiffError(f"{path} is a web page and no weights file, so its download failed: get it again")
-    return start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"
+    # torch.load itself goes by this ending, whatever the content.
+    return path.suffix != ".safetensors" and (start[:4] == b"PK\x03\x04" or start[:1] == b"\x80")
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, Any]]:

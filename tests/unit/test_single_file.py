@@ -1,0 +1,209 @@
+"""The micro base in one file, under the names of the original training code, against its folder."""
+
+import gzip
+import json
+import sys
+import types
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks.random_base import single_file, write_vocabulary
+from osediff_core.base import load_base
+from osediff_core.errors import OSEDiffError
+from osediff_core.single_file import Architecture
+from osediff_core.vocabulary import PACKAGED, SIZE, sd2_tokenizer
+
+FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+
+
+@pytest.fixture(scope="module")
+def architecture(micro):
+    configs = [json.loads((micro / "tiny_sd" / part / "config.json").read_text()) for part in FILES]
+    scheduler = json.loads((micro / "tiny_sd" / "scheduler" / "scheduler_config.json").read_text())
+    return Architecture(*configs, scheduler)
+
+
+@pytest.fixture(scope="module")
+def tensors(micro, architecture):
+    parts = {part: load_file(micro / "tiny_sd" / part / name) for part, name in FILES.items()}
+    return dict(single_file(parts, architecture.unet["layers_per_block"], 4))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabulary")
+    write_vocabulary(folder)
+    return folder
+
+
+@pytest.fixture
+def no_vocabulary(tmp_path, monkeypatch):
+    """A computer with nothing in the hub's cache and neither open_clip nor clip installed."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("osediff_core.vocabulary.find_spec", lambda name: None)
+    return tmp_path
+
+
+def same(one, other):
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+def write(path, tensors):
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        legacy = path.stem == "legacy"
+        content = {"state_dict": tensors, "epoch": 3, "lr": [1e-5]}
+        torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+@pytest.mark.parametrize("name", ["base.safetensors", "base.ckpt", "legacy.ckpt"])
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
+def test_one_file_gives_what_the_folder_gives(
+    tmp_path, micro, tensors, architecture, vocabulary, name, stored
+):
+    file = write(tmp_path / name, {key: tensor.to(stored) for key, tensor in tensors.items()})
+    base = load_base(file, vocabulary=vocabulary, architecture=architecture)
+    folder = load_base(micro / "tiny_sd")
+    for part in FILES:
+        network = getattr(folder, part)
+        for parameter in network.parameters():
+            parameter.data = parameter.data.to(stored).float()
+        assert same(getattr(base, part), network), part
+    assert torch.equal(base.alphas_cumprod, folder.alphas_cumprod)
+
+
+def test_a_changed_tensor_is_seen(tmp_path, micro, tensors, architecture, vocabulary):
+    """The control: were two layers of equal shape exchanged by the names, this would be the same as that."""
+    a, b = (f"model.diffusion_model.middle_block.{i}.in_layers.2.weight" for i in (0, 2))
+    file = write(tmp_path / "base.safetensors", tensors | {a: tensors[b], b: tensors[a]})
+    base = load_base(file, vocabulary=vocabulary, architecture=architecture)
+    assert not same(base.unet, load_base(micro / "tiny_sd").unet)
+
+
+def test_the_weights_outlive_the_file(tmp_path, tensors, architecture, vocabulary):
+    file = write(tmp_path / "base.safetensors", tensors)
+    base = load_base(file, vocabulary=vocabulary, architecture=architecture)
+    before = {name: p.clone() for name, p in base.unet.named_parameters()}
+    with file.open("r+b") as content:
+        content.truncate(0)  # what was still mapped would end the process here
+    assert all(torch.equal(p, before[name]) for name, p in base.unet.named_parameters())
+
+
+def test_a_missing_tensor_is_named(tmp_path, tensors, architecture, vocabulary):
+    kept = {k: v for k, v in tensors.items() if not k.endswith("middle_block.1.norm.weight")}
+    file = write(tmp_path / "base.safetensors", kept)
+    with pytest.raises(OSEDiffError, match=r"unet.*base\.safetensors lacks 1 tensors.*mid_block"):
+        load_base(file, vocabulary=vocabulary, architecture=architecture)
+
+
+def test_old_training_checkpoints_that_name_one_class_are_read(tmp_path, monkeypatch):
+    from osediff_core.tensorfile import TensorFile
+
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    module = types.ModuleType(name)
+    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": name})
+    with monkeypatch.context() as patch:
+        for parent in ("pytorch_lightning", "pytorch_lightning.callbacks"):
+            patch.setitem(sys.modules, parent, types.ModuleType(parent))
+        patch.setitem(sys.modules, name, module)
+        content = {"state_dict": {"a": torch.ones(2)}, "callbacks": {module.ModelCheckpoint: {"best": 1.0}}}
+        torch.save(content, tmp_path / "old.ckpt")
+    assert TensorFile(tmp_path / "old.ckpt").shapes == {"a": (2,)}
+
+
+# ---- the vocabulary ---------------------------------------------------------------------------------
+
+
+def test_words_are_padded_with_the_token_of_id_zero_and_cut(vocabulary):
+    tokenizer = sd2_tokenizer(vocabulary)
+    ids = tokenizer("a b", padding="max_length", truncation=True).input_ids
+    assert ids[0] == SIZE - 2
+    assert SIZE - 1 in ids
+    assert len(ids) == 77
+    assert ids[-70:] == [0] * 70
+    assert tokenizer("x " * 200, truncation=True).input_ids[-1] == SIZE - 1
+
+
+def test_the_packaged_list_of_merges_gives_the_same_vocabulary(tmp_path, vocabulary):
+    """open_clip ships the merges alone, with more of them than CLIP uses."""
+    lines = (vocabulary / "merges.txt").read_text().strip().split("\n")
+    text = "\n".join(['"bpe_simple_vocab_16e6.txt#version: 0.2', *lines[1:], "q z", "z q"])
+    (tmp_path / PACKAGED).write_bytes(gzip.compress(text.encode()))
+    packaged, folder = sd2_tokenizer(tmp_path / PACKAGED), sd2_tokenizer(vocabulary)
+    assert packaged.get_vocab() == folder.get_vocab()
+    assert packaged("Ünï 42!").input_ids == folder("Ünï 42!").input_ids
+
+
+def test_it_is_found_in_the_hub_cache_and_in_open_clip(no_vocabulary, vocabulary, monkeypatch):
+    place = no_vocabulary / "hub" / "models--any--sd" / "snapshots" / "1" / "tokenizer"
+    place.parent.mkdir(parents=True)
+    place.symlink_to(vocabulary)
+    assert len(sd2_tokenizer()) == SIZE
+    place.unlink()
+    lines = (vocabulary / "merges.txt").read_bytes()
+    (no_vocabulary / PACKAGED).write_bytes(gzip.compress(lines))
+    spec = types.SimpleNamespace(submodule_search_locations=[str(no_vocabulary)])
+    monkeypatch.setattr(
+        "osediff_core.vocabulary.find_spec", lambda name: spec if name == "open_clip" else None
+    )
+    assert len(sd2_tokenizer()) == SIZE
+
+
+def test_no_vocabulary_is_one_sentence(no_vocabulary, tensors, architecture):
+    file = write(no_vocabulary / "base.safetensors", tensors)
+    with pytest.raises(OSEDiffError, match=r"none was found on this computer.*osediff fetch vocabulary"):
+        load_base(file, architecture=architecture)
+    (no_vocabulary / "vocab.json").write_text("{}")
+    with pytest.raises(OSEDiffError, match=r"the folder .* has none"):
+        load_base(file, architecture=architecture, vocabulary=no_vocabulary)
+
+
+def test_another_models_vocabulary_is_refused(micro, tensors, tmp_path):
+    with pytest.raises(OSEDiffError, match="has none"):
+        sd2_tokenizer(micro / "tiny_sd" / "tokenizer")
+
+
+# ---- the hub's cache --------------------------------------------------------------------------------
+
+
+def test_a_model_in_the_hub_cache_is_a_base_by_its_id(no_vocabulary, micro):
+    place = no_vocabulary / "hub" / "models--owner--sd21-base"
+    (place / "snapshots").mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("abc")
+    (place / "snapshots" / "abc").symlink_to(micro / "tiny_sd")
+    assert load_base("owner/sd21-base").unet.conv_in.out_channels == 8
+    with pytest.raises(OSEDiffError, match=r"no base at other/model.*osediff fetch base"):
+        load_base("other/model")
+
+
+def test_a_half_fetched_model_says_what_it_lacks(no_vocabulary):
+    folder = no_vocabulary / "hub" / "models--owner--sd21-base" / "snapshots" / "abc"
+    (folder / "unet").mkdir(parents=True)
+    with pytest.raises(OSEDiffError, match="lacks the folders vae"):
+        load_base("owner/sd21-base")
+
+
+def test_nothing_asks_the_network(no_vocabulary, tensors, architecture, vocabulary, monkeypatch):
+    import socket
+
+    def refuse(*arguments, **options):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    file = write(no_vocabulary / "base.safetensors", tensors)
+    load_base(file, vocabulary=vocabulary, architecture=architecture)
+    with pytest.raises(OSEDiffError, match="no base at"):
+        load_base("stabilityai/stable-diffusion-2-1-base")
