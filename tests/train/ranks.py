@@ -1,0 +1,40 @@
+"""A run as several processes take it, for `torchrun ranks.py CONFIG FOLDER`: each leaves the weights it has.
+
+`together_R.pt` after the run, `apart_R.pt` after one step in which process R averaged with nobody.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from train.averages import alone
+from train.config import TrainConfig, read_config
+from train.data import build_dataset
+from train.loop import Trainer
+
+
+def main(config, folder):
+    """Take all steps together, then one alone."""
+    config = read_config(TrainConfig, config)
+    accelerator = Accelerator(cpu=True)
+    dataset = build_dataset(config.data, config.degradation, config.run.seed)
+
+    def leave(trainer, what):
+        both = trainer.backbone.generator_parameters(), trainer.backbone.critic_parameters()
+        tensors = [{k: p.detach() for k, p in tensors.items()} for tensors in both]
+        torch.save(tensors, Path(folder) / f"{what}_{accelerator.process_index}.pt")
+
+    trainer = Trainer(config, dataset, accelerator)
+    trainer.run()
+    leave(trainer, "together")
+    for updater in (trainer.stepper.generator, trainer.stepper.critic):
+        updater.average = alone
+    trainer.step = 0
+    trainer.stepper.step(next(trainer._rounds()))
+    leave(trainer, "apart")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,118 @@
+"""Several processes train as one with the same pictures per step would, and speak once."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from train.averages import averaging
+from train.config import to_toml
+from train.data import build_dataset
+from train.loop import Trainer
+
+ROOT = Path(__file__).parents[2]
+STEPS = 5
+
+
+def launch(processes, *arguments):
+    """Run a Python program as several processes, with a rendezvous on a free port."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture
+def settings(config, tmp_path):
+    """Four pictures a step; the loss of the critic is loud enough to move its weights."""
+    run = {"steps": STEPS, "batch_size": 4, "tracker": "tensorboard", "sample_every": 3, "sample_count": 1}
+    return config(
+        run=run | {"checkpoint_every": 2, "out": str(tmp_path / "one")}, optim={"learning_rate": 1e-3}
+    )
+
+
+def farthest(one, other):
+    """Largest difference of the weights of generator and critic."""
+    differences = [
+        (a[k] - b[k]).abs().max().item() for a, b in zip(one, other, strict=True) for k in a.keys() | b.keys()
+    ]
+    return max(differences)
+
+
+def weights(trainer):
+    both = trainer.backbone.generator_parameters(), trainer.backbone.critic_parameters()
+    return [{k: p.detach().clone() for k, p in tensors.items()} for tensors in both]
+
+
+@pytest.mark.parametrize(
+    ("processes", "batch_size", "rounds"),
+    [(2, 1, 2), pytest.param(4, 1, 1, marks=pytest.mark.slow)],
+)
+def test_processes_train_as_one(settings, tmp_path, processes, batch_size, rounds):
+    run = replace(
+        settings.run, out=str(tmp_path / "many"), batch_size=batch_size, accumulation=rounds, workers=1
+    )
+    file = tmp_path / "many.toml"
+    file.write_text(to_toml(replace(settings, run=run)))
+    launch(processes, ROOT / "tests" / "train" / "ranks.py", file, tmp_path)
+    together, apart = (
+        [torch.load(tmp_path / f"{what}_{rank}.pt", weights_only=True) for rank in range(processes)]
+        for what in ("together", "apart")
+    )
+    alone = Trainer(settings, build_dataset(settings.data, settings.degradation, 123), Accelerator(cpu=True))
+    start = weights(alone)
+    alone.run()
+    assert all(farthest(together[0], other) == 0 for other in together[1:])
+    assert farthest(together[0], weights(alone)) <= 1e-5
+    assert farthest(start, together[0]) > 1e-3, "control: the steps moved the weights"
+    assert farthest(apart[0], apart[1]) > 1e-5, "control: without averaging they go their own ways"
+
+    one, many = Path(settings.run.out), tmp_path / "many"
+    for folder in (one, many):
+        assert len(list((folder / "tensorboard").iterdir())) == 1
+    names = [sorted(p.name for p in folder.rglob("*") if "tfevents" not in p.name) for folder in (one, many)]
+    assert names[0] == names[1]
+    assert "state_0000004.pt" in names[1]
+
+
+def test_one_exchange_carries_gradients_and_numbers():
+    exchanged = []
+
+    class Two:
+        num_processes = 2
+
+        def reduce(self, tensor, reduction):
+            exchanged.append((tensor.numel(), reduction))
+            return tensor / 2  # the other process had zeros
+
+    parameters = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(4))]
+    idle = torch.nn.Parameter(torch.ones(5))
+    (parameters[0].sum() * 3 + (parameters[1] * torch.arange(4)).sum()).backward()
+    values = averaging(Two())([*parameters, idle], {"a": torch.tensor(5.0), "b": torch.tensor(7.0)})
+    assert exchanged == [(12, "mean")]
+    assert values == {"a": 2.5, "b": 3.5}
+    assert torch.equal(parameters[0].grad, torch.full((2, 3), 1.5))
+    assert torch.equal(parameters[1].grad, torch.arange(4) / 2)
+    assert idle.grad is None
+
+
+@pytest.mark.slow
+def test_the_smoke_configuration_runs_in_two_processes(tmp_path, pictures):
+    arguments = ["--data.sources", str(pictures), "--run.out", str(tmp_path / "smoke"), "--run.device", "cpu"]
+    configuration = ROOT / "train" / "configs" / "smoke.toml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-m", "train", str(configuration), *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("The newest checkpoint") == 1
