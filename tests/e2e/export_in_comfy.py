@@ -1,7 +1,7 @@
 """Run inside ComfyUI's Python: what its stock LoraLoader and VAE make of our exports, at full size.
 
 Random weights of Stable Diffusion 2.1-base's shape. Arguments: ComfyUI's folder, this repository, an empty
-folder. Prints one line of JSON.
+folder, and the UNet's width: 320, or 64 for one of the same layers that takes seconds. Prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import sys
 
 comfy_path, root, folder = sys.argv[1:4]
+width = int(sys.argv[4])
 sys.argv = ["main.py", "--cpu"]
 sys.path[0] = comfy_path  # ComfyUI first: its nodes.py has the name of one of our folders
 sys.path.append(root)
@@ -22,7 +23,9 @@ comfy.options.enable_args_parsing()
 
 import comfy.lora  # noqa: E402
 import comfy.model_management  # noqa: E402
+import comfy.model_patcher  # noqa: E402
 import comfy.sd  # noqa: E402
+import comfy.supported_models  # noqa: E402
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
@@ -73,7 +76,10 @@ def random_unet() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(**sd21.UNET).eval()
+    widths = (width, 2 * width, 4 * width, 4 * width)
+    heads = tuple(side // 64 for side in widths)
+    sizes = {**sd21.UNET, "block_out_channels": widths, "attention_head_dim": heads}
+    unet = UNet2DConditionModel(**sizes).eval()
     tensors = lora_for(unet, [n for names in unet_targets(unet).values() for n in names], 4)
     for kind, value in unet.conv_in.named_parameters():
         tensors[f"conv_in.{kind}"] = value + 0.3 * value.std() * torch.randn_like(value)
@@ -92,11 +98,38 @@ def write_exports(unet: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> No
     comfy.utils.save_torch_file(lora, f"{folder}/wrong.safetensors")
 
 
+def comfy_model(unet: torch.nn.Module) -> object:
+    """The same UNet as ComfyUI's own; its detection knows only the full width, so a narrow one is built."""
+    if width == 320:
+        return comfy.sd.load_diffusion_model_state_dict(unet.state_dict())
+    sizes = {
+        **{
+            "image_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "model_channels": width,
+            "context_dim": 1024,
+        },
+        **{"use_spatial_transformer": True, "legacy": False, "use_linear_in_transformer": True},
+        **{"num_res_blocks": [2] * 4, "channel_mult": [1, 2, 4, 4], "num_head_channels": 64},
+        **{"transformer_depth": [1] * 6 + [0] * 2, "transformer_depth_output": [1] * 9 + [0] * 3},
+        **{"transformer_depth_middle": 1, "use_temporal_attention": False, "adm_in_channels": None},
+    }
+    config = comfy.supported_models.SD20(sizes)
+    config.unet_config["dtype"] = torch.float32
+    model = config.get_model({}, "")
+    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    weights = {names[key]: tensor for key, tensor in unet.state_dict().items()}
+    model.diffusion_model.load_state_dict(weights)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
+
+
 def unet_results() -> dict[str, object]:
     """LoraLoader on the UNet, with and without the base's conv_in in the export, against our folding."""
     unet, tensors = random_unet()
     write_exports(unet, tensors)
-    model = comfy.sd.load_diffusion_model_state_dict(unet.state_dict())
+    model = comfy_model(unet)
     z, embeds = torch.randn(1, 4, 16, 16), torch.randn(1, 77, 1024)
     plain = eps_of(model, z, embeds)
     results: dict[str, object] = {"model_type": model.model.model_type.name}

@@ -11,18 +11,17 @@ LIMIT = 5e-6
 """Of the largest difference, as a part of the largest value: float32, in another order."""
 
 
-@pytest.fixture(scope="module")
-def measured(comfy_path, comfy_python, tmp_path_factory):
-    """What export_in_comfy.py finds: ComfyUI against our own folding."""
+@pytest.fixture(scope="module", params=[64, pytest.param(320, marks=pytest.mark.slow)])
+def measured(request, comfy_path, comfy_python, tmp_path_factory):
+    """What export_in_comfy.py finds: ComfyUI against our own folding, on a UNet of the given width."""
     script = Path(__file__).with_name("export_in_comfy.py")
     folder = tmp_path_factory.mktemp("exports")
-    command = [comfy_python, str(script), str(comfy_path), str(ROOT), str(folder)]
+    command = [comfy_python, str(script), str(comfy_path), str(ROOT), str(folder), str(request.param)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
 def test_loraloader_matches_every_key_and_gives_the_same_noise(measured):
     unet = measured["unet"]
     assert unet["model_type"] == "EPS"
@@ -34,7 +33,6 @@ def test_loraloader_matches_every_key_and_gives_the_same_noise(measured):
     assert min(unet["effect 1.0"], unet["effect 0.5"]) > 0.1  # against the base, so there was something to do
 
 
-@pytest.mark.slow
 def test_a_renamed_key_is_reported_and_changes_the_noise(measured):
     """The control."""
     unet = measured["unet"]
@@ -45,7 +43,6 @@ def test_a_renamed_key_is_reported_and_changes_the_noise(measured):
     assert unet["error wrong 1.0"] > 100 * LIMIT
 
 
-@pytest.mark.slow
 def test_the_vae_patch_gives_the_same_latent(measured):
     vae = measured["vae"]
     assert (vae["modules"], vae["patches"], vae["warned"]) == (32, 32, [])
