@@ -13,6 +13,7 @@ from .errors import OSEDiffError
 from .files import check_target
 from .images import read_image, write_image
 from .jobs import Job
+from .memory import is_out_of_memory
 from .model import OSEDiff
 from .prompts import PromptSource, cut_prompt, plain_text, token_counter
 from .resize import resize_alpha, target_size
@@ -35,6 +36,8 @@ class Settings:
     overlap: int = 32
     quality: int | None = None
     source: PromptSource = plain_text
+    vae: str | int = "auto"
+    spill: Path | None = None
 
 
 def restore_file(
@@ -55,6 +58,8 @@ def restore_file(
         color=settings.color,
         tile=settings.tile,
         overlap=settings.overlap,
+        vae=settings.vae,
+        spill=settings.spill,
         progress=progress,
     )  # (1, 3, *size)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, size)  # (1, 1, *size)
@@ -96,9 +101,7 @@ def restore_files(
 
 def _memory(error: Exception) -> str | None:
     """What to say where memory ran out, and None for other errors."""
-    # torch has an exception of its own for accelerators, and none for the processor's memory.
-    words = str(error).lower()
-    if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
+    if is_out_of_memory(error):
         return (
             "there is not enough memory for this picture; take a smaller scale, or cut the picture into parts"
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .errors import OSEDiffError
 from .pieces import Moments, Reach, Window, cut
 
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
@@ -169,7 +170,7 @@ def in_files(folder: Path) -> Allocate:
     """Return what makes strips in files of that folder, mapped into memory.
 
     The files have no name any more where the system allows that, so that nothing can leave them behind. A
-    full disk is an OSError when a strip is made, and not a crash when it is written.
+    full disk is an OSEDiffError when a strip is made, and not a crash when it is written.
     """
 
     def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -179,6 +180,11 @@ def in_files(folder: Path) -> Allocate:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(handle, 0, size * dtype.itemsize)
             return torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)
+        except OSError as error:
+            raise OSEDiffError(
+                f"{folder} has no room for {size * dtype.itemsize / 2**30:.1f} GiB more ({error.strerror}): "
+                "spill to another disk"
+            ) from error
         finally:
             os.close(handle)
             with suppress(PermissionError):  # Windows: the folder is emptied later

@@ -54,6 +54,8 @@ class Room:
             raise OSEDiffError(f"the VAE runs auto, whole, or in pieces of so many pixels, got {self.vae!r}")
         if piece and int(self.vae) < LEAST_PIECE:
             raise OSEDiffError(f"pieces of the VAE are at least {LEAST_PIECE} pixels wide, got {self.vae}")
+        if self.spill is not None and not self.spill.is_dir():
+            raise OSEDiffError(f"there is no folder {self.spill} to spill to: make it, or name another one")
 
 
 AUTO = Room()

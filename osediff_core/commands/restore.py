@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORMATS = ("png", "jpg", "webp", "tif", "bmp")
 COLORS = ("adain", "wavelet", "none")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+OFFLOADS = ("none", "parts")
 EPILOG = """\
 A result that exists is replaced only with --overwrite: without it, a single picture is refused, and a folder
 run goes on where it stopped. EXIF is kept; the result is tagged sRGB.
@@ -101,6 +102,26 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default auto)")
     add("--dtype", choices=DTYPES, default="auto", help="default auto: float16 on cuda, else float32")
+    _add_memory_options(parser)
+
+
+def _add_memory_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("memory", "none of these changes a picture by more than rounding")
+    add = group.add_argument
+    add(
+        "--offload",
+        choices=OFFLOADS,
+        default="none",
+        help="parts: each part of the model is on the device only while it is needed (default none)",
+    )
+    add(
+        "--vae",
+        type=_vae,
+        default="auto",
+        metavar="N",
+        help="auto: whole where it fits, else in exact pieces; whole; or the side of pieces in pixels",
+    )
+    add("--spill", type=Path, metavar="FOLDER", help="for files that stand in for memory, for huge pictures")
 
 
 def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
@@ -173,6 +194,7 @@ def _load(args: argparse.Namespace, share: Share) -> OSEDiff:
         strength=args.strength,
         dtype=args.dtype,
         device=device_of(share, args.device),
+        offload=args.offload,
     )
 
 
@@ -182,7 +204,17 @@ def _go_through(
     """Restore all of a plan's pictures; say what was done and, at the end, what failed."""
     from ..batch import Settings, restore_files
 
-    settings = Settings(args.scale, args.prompt, args.color, args.tile, args.overlap, args.quality, source)
+    settings = Settings(
+        args.scale,
+        args.prompt,
+        args.color,
+        args.tile,
+        args.overlap,
+        args.quality,
+        source,
+        vae=args.vae,
+        spill=args.spill,
+    )
     results: list[tuple[Job, str | None]] = []
     try:
         with _bars(len(plan.jobs), args.quiet) as (begin, end):
@@ -253,6 +285,13 @@ def _whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def _vae(text: str) -> str | int:
+    try:
+        return text if text in ("auto", "whole") else _whole(32)(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it is auto, whole, or a whole number, got {text}") from None
 
 
 def _tile(text: str) -> str | int:

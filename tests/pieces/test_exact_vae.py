@@ -154,6 +154,16 @@ def test_what_is_kept_may_lie_in_files_that_leave_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with pytest.raises(OSEDiffError, match=r"no room for .*No space left on device.*another disk"):
+        decode_in_pieces(VAES["like SD"], inputs(VAES["like SD"], 4, 4)[1], keep=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("keep", [None, "files"])
 def test_an_interrupted_walk_frees_what_it_took(tmp_path, keep):
     vae = VAES["like SD"]

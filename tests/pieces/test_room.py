@@ -3,7 +3,6 @@
 import gc
 import logging
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
@@ -52,9 +51,11 @@ def test_the_vae_runs_whole_where_it_fits_and_else_in_pieces(vae, free, first):
     assert cuts(Room(vae, free=memory_of(*free)), GPU, needs)[0] == first
 
 
-def test_files_stand_in_for_host_memory():
-    there = Room(spill=Path("disk"), free=memory_of(2 * GIB, GIB))
-    assert cuts(there, GPU, needs)[0] == Cut(256, Path("disk"))
+def test_files_stand_in_for_host_memory(tmp_path):
+    there = Room(spill=tmp_path, free=memory_of(2 * GIB, GIB))
+    assert cuts(there, GPU, needs)[0] == Cut(256, tmp_path)
+    with pytest.raises(OSEDiffError, match=r"there is no folder .*disk to spill to"):
+        Room(spill=tmp_path / "disk")
     with pytest.raises(
         OSEDiffError, match=r"4\.0 GiB of the host\'s memory, of which 1\.0 GiB are free.*spill"
     ):
