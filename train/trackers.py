@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -77,8 +78,9 @@ class WeightsAndBiases:
             ) from error
         self._wandb: Any = wandb
         out.mkdir(parents=True, exist_ok=True)
+        place = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]  # one run for each folder
         resume = "allow" if start else None
-        self.run = wandb.init(project="osediff", name=out.name, id=out.name, dir=str(out), resume=resume)
+        self.run = wandb.init(project="osediff", name=out.name, id=place, dir=str(out), resume=resume)
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         """Keep numbers by name."""
