@@ -50,14 +50,11 @@ def vsd_loss(
     is 1 - alpha_bar, as in DreamFusion. No gradient enters the networks.
 
     Args:
-        z: generator latents, (B, C, h, w).
-        noise: standard normal, the shape of z.
-        timesteps: (B,), whole numbers.
-        alphas_cumprod: (T,), float32.
+        z: generator latents, (B, C, h, w). noise: standard normal, the shape of z.
+        timesteps: (B,), whole numbers. alphas_cumprod: (T,), float32.
         critic, teacher: the two scores; guidance, if any, is inside `teacher`.
 
-    Returns:
-        The loss, a scalar, and mean|x0_critic - x0_teacher| per sample, (B,), without gradient.
+    Returns the loss, a scalar, and mean|x0_critic - x0_teacher| per sample, (B,), without gradient.
     """
     clean = z.detach()
     alpha_bar = alphas_cumprod.to(z.device)[timesteps]  # (B,)
