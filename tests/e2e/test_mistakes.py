@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from osediff_core.base import DEMO_WEIGHTS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -51,7 +53,7 @@ class Bomb:
 def test_broken_and_hostile_checkpoints_are_refused(server, comfy_server, graph, tmp_path):
     folder = server.base / "models" / "osediff"
     (folder / "cut.safetensors").write_bytes(
-        (ROOT / "tests/golden_micro/osediff.safetensors").read_bytes()[:1000]
+        DEMO_WEIGHTS.read_bytes()[:1000]
     )
     (folder / "bomb.pkl").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
     for name in ("cut.safetensors", "bomb.pkl"):

@@ -122,7 +122,6 @@ def test_jpeg_is_libjpeg(ops, picture, quality):
 JPEGS = {
     "q30.0_95.0": (30, 95),
     "q40.0_60.0": (40, 60),
-    "q50.0_73.5": (50, 73.5),
     "scalar_q62": (62, 62),
     "odd_size_q45_80": (45, 80),
 }
