@@ -22,6 +22,14 @@ def check_prompts(prompt: str | Sequence[str], count: int) -> list[str]:
     return prompts
 
 
+def check_texts(prompts: str | Sequence[str]) -> list[str]:
+    """Return prompts as a list; OSEDiffError unless they are one or more strings."""
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise OSEDiffError(f"prompts are one or more strings, got {prompts!r}")
+    return texts
+
+
 def check_image(lq: Tensor) -> None:
     """Raise OSEDiffError unless `lq` is (B, 3, H, W), not empty, and uint8 or finite floats in [0, 1]."""
     if not isinstance(lq, Tensor):

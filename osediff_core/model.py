@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from . import diffusion
 from .base import DEMO_BASE, DEMO_WEIGHTS, load_base, locate, resolve_device, resolve_dtype
 from .checkpoint import Checkpoint, read_checkpoint
+from .embeddings import Embeddings
 from .errors import OSEDiffError
+from .inputs import check_texts
 from .lora import check_fit, folded
 from .marker import read_marker
 from .network import Change
@@ -49,6 +51,7 @@ class OSEDiff(nn.Module):
         self.alphas_cumprod = alphas_cumprod.detach().cpu().float()  # (T,)
         self.timestep = timestep
         self.offload_to: torch.device | None = None  # where parts go while they are needed; None: they stay
+        self.embeddings = Embeddings()
         self.reduction = 2 ** (len(vae.config.block_out_channels) - 1)
         self.latent_channels = int(vae.config.latent_channels)
         self.scaling_factor = float(vae.config.scaling_factor)
@@ -110,9 +113,7 @@ class OSEDiff(nn.Module):
         Prompts are padded as the base's tokenizer pads them ("!" for Stable Diffusion 2.1), and cut off at
         its length, 77 tokens.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise OSEDiffError(f"prompts are one or more strings, got {prompts!r}")
+        texts = check_texts(prompts)
         length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         tokens = self.tokenizer(
             texts, max_length=length, padding="max_length", truncation=True, return_tensors="pt"

@@ -6,7 +6,7 @@ that a long batch needs the memory of one image. None of them records gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from .color import check_method, match_color
 from .errors import OSEDiffError
 from .finite import finite
-from .inputs import check_image, check_prompts
+from .inputs import check_image, check_prompts, check_texts
 from .memory import Free, free_memory
 from .model import OSEDiff
 from .offload import resident
@@ -177,9 +177,15 @@ def prepare(
 
 @torch.no_grad()
 def encode_prompt(model: OSEDiff, prompts: Sequence[str]) -> Tensor:
-    """Return the embeddings of the prompts, (B, L, D)."""
-    with resident(model.offload_to, model.text_encoder):
-        return finite("prompt embedding", model.text_encoder, lambda: model.encode_prompt(prompts))
+    """Return the embeddings of the prompts, (B, L, D); the model keeps those of the texts that came last."""
+    texts = check_texts(prompts)
+
+    def compute(missing: Sequence[str]) -> Iterator[Tensor]:
+        with resident(model.offload_to, model.text_encoder), torch.inference_mode(False), torch.no_grad():
+            for text in missing:
+                yield finite("prompt embedding", model.text_encoder, partial(model.encode_prompt, [text]))
+
+    return model.embeddings.of(model.text_encoder, texts, compute)
 
 
 @torch.no_grad()

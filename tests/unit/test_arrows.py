@@ -42,6 +42,7 @@ LAYERS = [
         "offload",
         "pieces",
         "inputs",
+        "embeddings",
         "precision",
     },
     {"tiling"},

@@ -1,0 +1,63 @@
+"""Prompt embeddings kept by their text: the same words go through the text encoder once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MOST = 64  # texts: 20 MB of Stable Diffusion 2.1's embeddings in float32
+
+
+class Embeddings:
+    """What a text encoder made of the texts that it saw last, for as long as it is the same.
+
+    The encoder is another one when a weight lies elsewhere, has another dtype or was written to in place.
+    Writing through `Tensor.data` is not seen: `clear` is for that.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        """Keep at most so many texts; the one that was asked for longest ago goes first."""
+        self._most = most
+        self._encoder: nn.Module | None = None
+        self._state: list[tuple[Any, ...]] = []
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()  # each (1, L, D)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+
+    def of(
+        self,
+        encoder: nn.Module,
+        texts: Sequence[str],
+        compute: Callable[[Sequence[str]], Iterable[Tensor]],
+    ) -> Tensor:
+        """Return the embeddings of texts, (B, L, D), a tensor of the caller's own.
+
+        compute(missing) gives those of texts that are not kept, (1, L, D) each: one by one, so that what a
+        text gets does not depend on its company.
+        """
+        if self._encoder is not encoder or self._state != _state(encoder):
+            self.clear()
+        missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        fresh = dict(zip(missing, compute(missing), strict=True)) if missing else {}
+        # After the work, for a repair of an overflow puts the weights, unchanged, into other places.
+        self._encoder, self._state = encoder, _state(encoder)
+        known = {text: fresh[text] if text in fresh else self._kept[text] for text in texts}
+        for text, embedding in known.items():
+            self._kept[text] = embedding
+            self._kept.move_to_end(text)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return torch.cat([known[text] for text in texts])  # (B, L, D)
+
+
+def _state(encoder: nn.Module) -> list[tuple[Any, ...]]:
+    """Return what differs after weights were moved, converted, replaced or written to."""
+    return [
+        (p.device, p.dtype, p.data_ptr(), 0 if p.is_inference() else p._version) for p in encoder.parameters()
+    ]
