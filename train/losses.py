@@ -61,8 +61,7 @@ def vsd_loss(
     with torch.no_grad():
         z_t = add_noise(clean, noise, alpha_bar)  # (B, C, h, w)
         eps_critic, eps_teacher = critic(z_t, timesteps), teacher(z_t, timesteps)  # (B, C, h, w) each
-        x0_critic = predict_x0(z_t, eps_critic, alpha_bar)  # (B, C, h, w)
-        x0_teacher = predict_x0(z_t, eps_teacher, alpha_bar)  # (B, C, h, w)
+        x0_critic, x0_teacher = (predict_x0(z_t, eps, alpha_bar) for eps in (eps_critic, eps_teacher))
         if form == "paper":
             direction = (1 - alpha_bar).view(-1, 1, 1, 1) * (eps_teacher - eps_critic)  # (B, C, h, w)
         else:
