@@ -3,8 +3,8 @@
 From random weights half an hour of a CPU gave 27 dB; the closed form below gives 34 dB in seconds. The
 encoder becomes the principal components of 2x2 pixels. The decoder doubles by repeating pixels, which no
 convolution behind it can tell apart, so every component comes with its four neighbours and the convolution
-is solved by least squares. Residual branches stay zero. The same for reduction 4 would have to repeat
-pixels twice, which loses what recurs every four pixels as well: it reached 26 dB.
+is solved by least squares. Residual branches stay zero. Reduction 4 repeats pixels twice, which loses
+what recurs every four pixels as well: a linear autoencoder like that, fitted by descent, reached 26 dB.
 """
 
 from __future__ import annotations
