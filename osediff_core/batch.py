@@ -1,23 +1,29 @@
-"""Restore picture files, one after the other."""
+"""Restore picture files: one at a time, while the next is read and the last is written."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
 from .errors import OSEDiffError
 from .files import check_target
-from .images import read_image, write_image
+from .images import Picture, read_image, write_image
 from .jobs import Job
 from .memory import is_out_of_memory
 from .model import OSEDiff
 from .prompts import PromptSource, cut_prompt, plain_text, token_counter
 from .resize import resize_alpha, target_size
 from .restore import Progress, restore
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +44,7 @@ class Settings:
     source: PromptSource = plain_text
     vae: str | int = "auto"
     spill: Path | None = None
+    detail: float = 1.0
 
 
 def restore_file(
@@ -47,23 +54,30 @@ def restore_file(
 
     Raises OSEDiffError, naming a file, for what cannot be read, restored or written; nothing is left behind.
     """
-    picture = read_image(source)
+    _restored(model, Job(source, target), settings, progress, read_image(source))()
+
+
+def _restored(
+    model: OSEDiff, job: Job, settings: Settings, progress: Progress | None, picture: Picture
+) -> Callable[[], None]:
+    """Restore one picture, and return what writes it."""
     size = target_size(picture.rgb.shape[-2], picture.rgb.shape[-1], settings.scale)
-    check_target(target, size)
+    check_target(job.target, size)
     sr = restore(
         model,
         picture.rgb,
         scale=settings.scale,
-        prompt=_prompt(model, picture.rgb, source.name, settings),
+        prompt=_prompt(model, picture.rgb, job.source.name, settings),
         color=settings.color,
         tile=settings.tile,
         overlap=settings.overlap,
+        detail=settings.detail,
         vae=settings.vae,
         spill=settings.spill,
         progress=progress,
     )  # (1, 3, *size)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, size)  # (1, 1, *size)
-    write_image(target, sr, alpha, picture.exif, quality=settings.quality)
+    return partial(write_image, job.target, sr, alpha, picture.exif, quality=settings.quality)
 
 
 def _prompt(model: OSEDiff, rgb: Tensor, name: str, settings: Settings) -> str:
@@ -82,21 +96,58 @@ def restore_files(
 ) -> Iterator[tuple[Job, str | None]]:
     """Restore every picture, and yield it with None, or with the reason why it failed, and go on.
 
+    A picture is yielded, in the order of `jobs`, when it is written; at most three are in memory.
     progress(job) is asked for a picture's callback before it is begun. Where there is but one picture, an
-    error that nobody foresaw is raised as it is, so that it can be reported.
+    error that nobody foresaw is raised as it is, so that it can be reported. Before an interrupt goes on up,
+    the last picture that was restored is written and yielded.
     """
-    for job in jobs:
-        reason = None
+    alone = len(jobs) == 1
+    last: tuple[Job, Future[str | None]] | None = None
+    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+        ahead = [reader.submit(read_image, job.source) for job in jobs[:1]]
         try:
-            restore_file(model, job.source, job.target, settings, progress(job))
-        except OSEDiffError as error:
-            reason = str(error)
-        except Exception as error:
-            reason = _memory(error)
-            if reason is None and len(jobs) == 1:
-                raise
-            reason = reason or f"{type(error).__name__}: {error} (unforeseen; alone, it is shown in full)"
-        yield job, reason
+            for job, following in zip_longest(jobs, jobs[1:]):
+                work = partial(_restored, model, job, settings, progress(job))
+                picture = _attempt(ahead.pop().result, alone)
+                if following is not None:
+                    ahead.append(reader.submit(read_image, following.source))
+                written = _hand_on(writer, work, picture, alone)
+                before, last = last, (job, written)
+                if before is not None:
+                    yield before[0], before[1].result()
+        except KeyboardInterrupt:
+            if last is not None:
+                yield last[0], last[1].result()
+            raise
+        if last is not None:
+            yield last[0], last[1].result()
+
+
+def _hand_on(
+    writer: ThreadPoolExecutor,
+    work: Callable[[Picture], Callable[[], None]],
+    picture: Picture | str,
+    alone: bool,
+) -> Future[str | None]:
+    """Restore a picture and let the writer write it; what is promised is the reason of a failure, or None."""
+    write = picture if isinstance(picture, str) else _attempt(partial(work, picture), alone)
+    return writer.submit(str, write) if isinstance(write, str) else writer.submit(_attempt, write, alone)
+
+
+def _attempt(work: Callable[[], Result], alone: bool) -> Result | str:
+    """Return what `work` gives, or the reason why it failed; the unforeseen is raised for one that is alone.
+
+    No error is kept: it would hold the memory of what failed.
+    """
+    try:
+        return work()
+    except OSEDiffError as error:
+        return str(error)
+    except Exception as error:
+        reason = _memory(error)
+        if reason is None and alone:
+            raise
+        return reason or f"{type(error).__name__}: {error} (unforeseen; alone, it is shown in full)"
 
 
 def _memory(error: Exception) -> str | None:

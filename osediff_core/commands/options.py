@@ -1,0 +1,148 @@
+"""The options of `osediff IN OUT`, and what their values may be."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..console import version
+
+FORMATS = ("png", "jpg", "webp", "tif", "bmp")
+COLORS = ("adain", "wavelet", "none")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+OFFLOADS = ("none", "parts")
+MOST_DETAIL = 2.0  # as in `restore`, which is not imported for its sake
+EPILOG = """\
+A result that exists is replaced only with --overwrite: without it, a single picture is refused, and a folder
+run goes on where it stopped. EXIF is kept; the result is tagged sRGB.
+
+exit status: 0 all is done; 1 something failed (a folder is gone through to its end); 2 the command cannot be
+meant, and nothing was begun; 130 interrupted."""
+
+
+def restore_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
+    """What `osediff IN OUT` understands; commands: what else help should list."""
+    parser = argparse.ArgumentParser(
+        prog="osediff",
+        usage="osediff IN OUT [options]" + "\n       osediff COMMAND ..." * bool(commands),
+        description="Restore and enlarge photographs with OSEDiff, in one step of diffusion.",
+        epilog="\n\n".join(filter(None, [_listed(commands), EPILOG])),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # so that later options cannot change what a script means
+    )
+    add = parser.add_argument
+    add("source", metavar="IN", help="a picture (PNG, JPEG, WebP, TIFF, BMP), or a folder of them")
+    add("target", metavar="OUT", help="the file to write, or a folder; folders are made if need be")
+    add("--overwrite", action="store_true", help="replace results that exist")
+    add("--recursive", action="store_true", help="look into the folders inside IN as well")
+    add("--quiet", action="store_true", help="say nothing but errors")
+    add("--version", action="version", version=f"osediff {version()}")
+    _add_picture_options(parser)
+    _add_model_options(parser)
+    return parser
+
+
+def _listed(commands: Mapping[str, str]) -> str:
+    lines = [f"  {name:<12}  {what}" for name, what in commands.items()]
+    return "\n".join(["other commands (osediff COMMAND --help):", *lines]) if lines else ""
+
+
+def _add_picture_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("picture").add_argument
+    add("--scale", type=_scale, default=4.0, metavar="N", help="how much larger, at least 1 (default 4)")
+    add("--prompt", default="", metavar="TEXT", help="what the picture shows (default nothing)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--tagger", metavar="FILE", help="tag each picture: a file of osediff convert-dape")
+    source.add_argument("--vlm", metavar="MODEL", help="describe each by this vision-language model's folder")
+    add("--color", choices=COLORS, default="adain", help="how colours follow the input (default adain)")
+    add("--tile", type=_tile, default="auto", metavar="N", help="auto, off, or a side in latent pixels")
+    add("--detail", type=_detail, default=1.0, metavar="N", help="0 faithful, 1 as trained, up to 2 beyond")
+    add("--overlap", type=_whole(0), default=32, metavar="N", help="of tiles, in latent pixels (default 32)")
+    add("--format", choices=FORMATS, help="of results in a folder (default png)")
+    add("--quality", type=_whole(1, 100), metavar="N", help="of JPEG (default 95), WebP (default lossless)")
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "model", "without --base and --weights it is the bundled demo, a small one"
+    )
+    add = group.add_argument
+    add("--base", metavar="FOLDER", help="Stable Diffusion 2.1-base in the diffusers layout")
+    add("--weights", metavar="FILE", help="the OSEDiff checkpoint for that base (.safetensors or .pkl)")
+    add(
+        "--strength", type=_number, default=1.0, metavar="N", help="of the checkpoint (default 1, as trained)"
+    )
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default auto)")
+    add("--dtype", choices=DTYPES, default="auto", help="default auto: float16 on cuda, else float32")
+    _add_memory_options(parser)
+
+
+def _add_memory_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("memory", "none of these changes a picture by more than rounding")
+    add = group.add_argument
+    add(
+        "--offload",
+        choices=OFFLOADS,
+        default="none",
+        help="parts: each part of the model is on the device only while it is needed (default none)",
+    )
+    add(
+        "--vae",
+        type=_vae,
+        default="auto",
+        metavar="N",
+        help="auto: whole where it fits, else in exact pieces; whole; or the side of pieces in pixels",
+    )
+    add("--spill", type=Path, metavar="FOLDER", help="for files that stand in for memory, for huge pictures")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def _scale(text: str) -> float:
+    value = _number(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a picture can be kept (1) or made larger, got {text}")
+    return value
+
+
+def _detail(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= MOST_DETAIL:
+        raise argparse.ArgumentTypeError(
+            f"it is a number from 0 to {MOST_DETAIL:g}, 1 as trained, got {text}"
+        )
+    return value
+
+
+def _whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    """A type for argparse: a whole number in a range."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < lowest or (highest is not None and value > highest):
+            wanted = f"at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+            raise argparse.ArgumentTypeError(f"it is a whole number {wanted}, got {text}")
+        return value
+
+    return number
+
+
+def _vae(text: str) -> str | int:
+    try:
+        return text if text in ("auto", "whole") else _whole(32)(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it is auto, whole, or a whole number, got {text}") from None
+
+
+def _tile(text: str) -> str | int:
+    try:
+        return text if text in ("auto", "off") else _whole(1)(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it is auto, off, or a whole number, got {text}") from None
