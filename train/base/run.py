@@ -108,7 +108,7 @@ def train_vae(config: BaseConfig) -> None:
     vae = build_vae(vae_config)
     side = vae_config.crop >> (len(vae_config.widths) - 1)
     cut = partial(cut_for_vae, size=vae_config.crop)
-    if vae_config.linear_start:
+    if vae_config.linear_start and not vae_config.start_from:
         x, _ = draw_batch(pool.pictures, pool.weights, 64, cut, generator)
         start_linear(vae, 2 * x - 1)
 

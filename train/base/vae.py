@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class VaeConfig:
     """Architecture and training of the VAE."""
 
+    start_from: str = ""
+    """Folder of a VAE of the same architecture to go on from; empty: from the beginning."""
     widths: tuple[int, ...] = (16, 32)
     """Channels per level; the reduction is 2 ** (levels - 1)."""
     latent_channels: int = 6
@@ -36,9 +38,13 @@ class VaeConfig:
 
 
 def build_vae(config: VaeConfig) -> AutoencoderKL:
-    """Build the untrained VAE."""
+    """Build the VAE: untrained, or the one to go on from with its scaling factor taken out."""
     from diffusers import AutoencoderKL
 
+    if config.start_from:
+        vae = AutoencoderKL.from_pretrained(config.start_from)
+        vae.register_to_config(scaling_factor=1.0)
+        return vae
     levels = len(config.widths)
     vae = AutoencoderKL(
         block_out_channels=config.widths,
