@@ -107,7 +107,7 @@ def _load(args: argparse.Namespace, share: Share) -> OSEDiff:
     grid(1, 1, tile_side(args.tile), args.overlap)  # refuses impossible tiles before the model is loaded
     if args.base is None and args.weights is None:
         note("no --base and --weights: using the bundled demo, a small model (README.md: the real weights)")
-    elif args.weights is None and not _is_merged(args.base):
+    elif args.base is not None and args.weights is None and not _is_merged(args.base):
         note("no --weights: this is the plain base, which was never trained to restore")
     return OSEDiff.from_pretrained(
         args.base,
