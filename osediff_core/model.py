@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from . import diffusion
 from .base import DEMO_BASE, DEMO_WEIGHTS, load_base, locate, resolve_device, resolve_dtype
 from .checkpoint import Checkpoint, read_checkpoint
+from .compiled import compile_parts
 from .embeddings import Embeddings
 from .errors import OSEDiffError
 from .inputs import check_texts
@@ -67,6 +68,7 @@ class OSEDiff(nn.Module):
         device: str | torch.device = "auto",
         vocabulary: str | Path | None = None,
         offload: str = "none",
+        compile: bool = False,
     ) -> OSEDiff:
         """Load a base and an OSEDiff checkpoint on it, folded in float32 and rounded once to `dtype`.
 
@@ -74,8 +76,9 @@ class OSEDiff(nn.Module):
         Neither: the bundled demo. `base` alone: a merged model, or the plain base, which was never trained to
         restore. strength: of the trained weights, 0 is the base and 1 the checkpoint. vocabulary: a folder
         with CLIP's vocabulary, for a single file, which has none. offload: "parts" keeps all in the host's
-        memory, and `restore` and its steps move each part to the device only while they need it. Raises
-        OSEDiffError for what cannot be loaded.
+        memory, and `restore` and its steps move each part to the device only while they need it. compile:
+        UNet and VAE go through `torch.compile`, anew for every size of a tile, and as they are where that
+        fails. Raises OSEDiffError for what cannot be loaded.
         """
         check_offload(offload)
         base, weights = _sources(base, weights)
@@ -95,6 +98,8 @@ class OSEDiff(nn.Module):
         parts = load_base(base, dtype, home, edit, vocabulary=vocabulary)
         model = cls(parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.alphas_cumprod)
         model.offload_to = None if home == device else device
+        if compile:
+            compile_parts([model.unet, model.vae.encoder, model.vae.decoder])
         return model.eval().requires_grad_(False)
 
     @property

@@ -76,6 +76,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default auto)")
     add("--dtype", choices=DTYPES, default="auto", help="default auto: float16 on cuda, else float32")
+    add("--compile", action="store_true", help="torch.compile, for many pictures of one size, where it works")
     _add_memory_options(parser)
 
 

@@ -45,7 +45,7 @@ LAYERS = [
         "embeddings",
         "precision",
     },
-    {"tiling"},
+    {"tiling", "compiled"},
     {"kept"},
     {"attend"},
     {"vae_stages"},
