@@ -58,11 +58,20 @@ def run_row(config: TrainConfig, row: str, pairs: list[Pair]) -> Result:
     """Train one row and measure its checkpoint."""
     start = time.process_time()
     newest = train(config)
+    _check_finished(newest, config)
     seconds = (time.process_time() - start) / config.run.steps
     base = config.model.base or DEMO_BASE
     model = OSEDiff.from_pretrained(base, newest, device="cpu", dtype="float32")
     found, _ = measure(row, lambda lq: restore(model, lq, scale=SCALE, color="none"), pairs)
     return Result(row, config.run.seed, to_toml(config), found.psnr, found.ssim, found.sharpness, seconds)
+
+
+def _check_finished(newest: Path, config: TrainConfig) -> None:
+    """Raise OSEDiffError for a run that a signal ended early: it must not be measured as if it were done."""
+    if not (Path(config.run.out) / f"osediff_{config.run.steps:07d}.safetensors").is_file():
+        raise OSEDiffError(
+            f"stopped before {newest} was trained to its end: start again to go on with this row"
+        )
 
 
 def row_config(base: TrainConfig, row: str, seed: int) -> TrainConfig:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from osediff_core.errors import OSEDiffError
 from train import ablation
 from train.ablation import CONFIG, ROWS, Result, differences, row_config, run_all, spread, table
 from train.config import TrainConfig, read_config
@@ -70,3 +71,17 @@ def test_differences_are_taken_seed_by_seed():
     text = table(results, MEASURED)
     assert "| w/o VSD loss | 10.000 ± 5.774 |" in text
     assert "| bicubic | 20.000 | 0.500 | 0.300 | – |" in text
+
+
+def test_a_run_that_was_interrupted_is_not_measured_as_if_it_were_done(shared, pairs, monkeypatch):
+    longer = replace(shared, run=replace(shared.run, steps=3))
+    whole = ablation.train
+    monkeypatch.setattr(ablation, "train", lambda config: whole(stopped_after_one_step(config)))
+    with pytest.raises(OSEDiffError, match="stopped before"):
+        run_all(longer, 1, pairs)
+    assert not (Path(shared.run.out) / "results.json").exists()
+
+
+def stopped_after_one_step(config):
+    """What a signal leaves: the checkpoint of the step that it came in."""
+    return replace(config, run=replace(config.run, steps=1))
