@@ -70,7 +70,7 @@ def _check_finished(newest: Path, config: TrainConfig) -> None:
     """Raise OSEDiffError for a run that a signal ended early: it must not be measured as if it were done."""
     if not (Path(config.run.out) / f"osediff_{config.run.steps:07d}.safetensors").is_file():
         raise OSEDiffError(
-            f"stopped before {newest} was trained to its end: start again to go on with this row"
+            f"stopped before {newest} was trained to its end: start again to go on"
         )
 
 
