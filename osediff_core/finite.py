@@ -23,12 +23,18 @@ def finite(part: str, module: nn.Module, compute: Callable[[], Tensor]) -> Tenso
     name = str(dtype).removeprefix("torch.")
     if dtype != torch.float32:
         logger.warning("the %s is not finite in %s; computing it once more in float32", part, name)
-        convert(module, torch.float32)
+        _convert(module, torch.float32)
         try:
             out = compute()
         finally:
-            convert(module, dtype)
+            _convert(module, dtype)
         if out.isfinite().all():
             return out
         name += " nor in float32"
     raise OSEDiffError(f"the {part} is not finite in {name}: check the weights, or try another dtype or base")
+
+
+def _convert(module: nn.Module, dtype: torch.dtype) -> None:
+    # Made in inference mode, weights could never be trained again.
+    with torch.inference_mode(False):
+        convert(module, dtype)

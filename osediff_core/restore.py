@@ -231,6 +231,7 @@ def denoise(
         prompt_embeds = prompt_embeds[:, None]  # (1 or B, 1, L, D)
     out = []
     with resident(model.offload_to, model.unet):
+        prompt_embeds = prompt_embeds.to(model.device, model.dtype)  # not once more for every tile
         for one, embeds in zip(z.split(1), prompt_embeds.expand(len(z), -1, -1, -1), strict=True):
             # UNet and closed form must see one rounded latent: the latter amplifies a difference 15 times.
             z_lq = one.to(model.device, model.dtype)  # (1, C, h, w)

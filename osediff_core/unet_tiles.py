@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from .finite import finite
@@ -38,11 +39,16 @@ def predict_noise_in_tiles(
         number = {box: i for i, box in enumerate(boxes)}
 
         def noise(tiles: Tensor, places: Sequence[Box]) -> Tensor:
-            chosen = embeds if len(embeds) == 1 else embeds[[number[box] for box in places]]
-            return finite("predicted noise", model.unet, lambda: model.predict_noise(tiles, chosen))
+            chosen = embeds if len(embeds) == 1 else torch.stack([embeds[number[box]] for box in places])
+            return model.predict_noise(tiles, chosen)
 
         batch = tiles_at_once(model.unet, boxes[0].height, boxes[0].width, room)
-        return tiled(noise, z, side, here, progress, batch=batch)
+        # Asked once for all tiles: a question to the device waits until it has done what it was given.
+        return finite(
+            "predicted noise",
+            model.unet,
+            lambda: tiled(noise, z, side, here, progress, batch=batch),
+        )
 
     sides = [side, *_smaller(height, width, side)] if len(embeds) == 1 else [side]
     return first_that_fits(sides, run, _words)

@@ -7,6 +7,7 @@ import torch
 
 from osediff_core import OSEDiff, restore
 from osediff_core.errors import OSEDiffError
+from osediff_core.precision import EXACT
 from osediff_core.resize import resize_bicubic
 from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare
 
@@ -151,8 +152,30 @@ def test_an_overflow_in_half_precision_is_computed_once_more_in_float32(model, p
     assert [r.message for r in caplog.records] == [
         f"the {part} is not finite in bfloat16; computing it once more in float32"
     ]
-    assert {p.dtype for p in net.parameters()} == {torch.bfloat16}
+    exact = {f"unet.{name}." for name in EXACT}
+    halves = {n: p.dtype for n, p in net.named_parameters() if not n.startswith(tuple(exact))}
+    assert set(halves.values()) == {torch.bfloat16}
     assert (out - restore(model, image(8, 8))).abs().mean() < 0.05
+
+
+def test_the_device_is_asked_once_for_all_tiles_and_one_that_overflows_costs_no_seam(model, monkeypatch):
+    from osediff_core import unet_tiles
+
+    net, asked, ask = copy.deepcopy(model).to(torch.bfloat16), [], unet_tiles.finite
+    monkeypatch.setattr(unet_tiles, "finite", lambda part, *rest: asked.append(part) or ask(part, *rest))
+    z, embeds = torch.randn(1, 4, 6, 9, generator=torch.Generator().manual_seed(0)), encode_prompt(net, [""])
+    calls = []
+
+    def overflow_at_the_second(layer, args, out):
+        calls.append(args[0].dtype)
+        return out * torch.inf if len(calls) == 2 else None
+
+    net.unet.conv_in.register_forward_hook(overflow_at_the_second)
+    out = denoise(net, z, embeds, tile=4, overlap=1)
+    assert asked == ["predicted noise"]
+    assert calls == [torch.bfloat16] * 6 + [torch.float32] * 6
+    rounded = copy.deepcopy(model).to(torch.bfloat16).float()
+    torch.testing.assert_close(out, denoise(rounded, z.bfloat16(), embeds, tile=4, overlap=1))
 
 
 @pytest.mark.parametrize(
