@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from comfy import model_management
 from comfy_api.latest import io
 
 from ..osediff_core import OSEDiff
+from ..osediff_core.errors import OSEDiffError
+from ..osediff_core.marker import read_marker
 from .checks import one_of
 from .managed import DTYPES, ManagedModel, ModelType, choose_dtype
 from .paths import base_paths, fingerprint, resolve, vocabulary_folder, weights_paths
 
 CATEGORY = "OSEDiff"
+IN_THE_BASE = "none (merged into the base)"
 
 
 class OSEDiffLoader(io.ComfyNode):
@@ -34,9 +39,10 @@ class OSEDiffLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "weights",
-                    options=list(weights_paths()),
+                    options=[*weights_paths(), IN_THE_BASE],
                     tooltip="The OSEDiff checkpoint, from models/osediff: a .safetensors file of this "
-                    "project, or the published osediff.pkl. It must belong to the base.",
+                    "project, or the published osediff.pkl. It must belong to the base. A base with a "
+                    "checkpoint merged into it (osediff convert --to merged) needs none.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -65,7 +71,7 @@ class OSEDiffLoader(io.ComfyNode):
         """A model that is gone is noticed before the graph runs."""
         return (
             one_of("base", base, base_paths())
-            or one_of("checkpoint", weights, weights_paths())
+            or one_of("checkpoint", weights, [*weights_paths(), IN_THE_BASE])
             or one_of("dtype", dtype, ("auto", *DTYPES))
             or True
         )
@@ -73,18 +79,29 @@ class OSEDiffLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, base: str, weights: str, dtype: str, strength: float) -> tuple[object, ...]:
         """A file that was replaced under the same name is loaded again."""
-        chosen = (resolve(base, base_paths(), "base"), resolve(weights, weights_paths(), "checkpoint"))
-        return tuple(fingerprint(path) for path in chosen)
+        return tuple(fingerprint(path) for path in chosen(base, weights) if path is not None)
 
     @classmethod
     def execute(cls, base: str, weights: str, dtype: str, strength: float) -> io.NodeOutput:
         """Raises OSEDiffError where a file is broken or the checkpoint belongs to another base."""
         model = OSEDiff.from_pretrained(
-            resolve(base, base_paths(), "base"),
-            resolve(weights, weights_paths(), "checkpoint"),
+            *chosen(base, weights),
             strength=strength,
             dtype=choose_dtype(dtype),
             device=model_management.unet_offload_device(),
             vocabulary=vocabulary_folder(),
         )
         return io.NodeOutput(ManagedModel(model))
+
+
+def chosen(base: str, weights: str) -> tuple[Path, Path | None]:
+    """The base and the checkpoint behind the names in the lists, None for one that is in the base already.
+
+    Raises OSEDiffError where one is gone, or where nothing would be there that can restore.
+    """
+    place = resolve(base, base_paths(), "base")
+    if weights != IN_THE_BASE:
+        return place, resolve(weights, weights_paths(), "checkpoint")
+    if read_marker(place) is None:
+        raise OSEDiffError(f"{base!r} has no checkpoint merged into it, so it cannot restore: choose weights")
+    return place, None

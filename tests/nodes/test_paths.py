@@ -6,6 +6,9 @@ import os
 import sys
 
 import pytest
+import torch
+
+from osediff_core.merged import write_merged
 
 
 @pytest.fixture
@@ -122,3 +125,19 @@ def test_a_checkpoint_that_is_no_base_is_a_sentence_on_the_node(comfy, nodes, tm
     assert nodes["OSEDiffLoader"].validate_inputs(base=name) is True
     with pytest.raises(Exception, match=r"is Stable Diffusion XL|is cut off"):
         nodes["OSEDiffLoader"].run(**inputs)
+
+
+def test_a_merged_base_needs_no_weights_and_others_do(comfy, nodes, model, model_folder, photo, tmp_path):
+    micro = model_folder / "diffusers" / "tiny_sd"
+    write_merged(tmp_path / "mine", micro, model_folder / "osediff" / "osediff.pkl", dtype=torch.float32)
+    comfy.folders["diffusers"] = ([str(tmp_path), str(micro.parent)], set())
+    loader, inputs = nodes["OSEDiffLoader"], {"dtype": "float32", "strength": 1.0}
+    none = "none (merged into the base)"
+    assert loader.validate_inputs(base="mine", weights=none) is True
+    merged = loader.run(base="mine", weights=none, **inputs).args[0]
+    settings = {"image": photo(9, 7), "scale": 2.0, "prompt": "", "color": "adain", "tile": "auto"}
+    result, wanted = (nodes["OSEDiffUpscale"].run(model=m, **settings).args[0] for m in (merged, model))
+    assert (result - wanted).abs().max() < 1e-5
+    assert loader.fingerprint_inputs(base="mine", weights=none, **inputs)
+    with pytest.raises(Exception, match="cannot restore: choose weights"):
+        loader.run(base="tiny_sd", weights=none, **inputs)

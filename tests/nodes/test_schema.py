@@ -53,7 +53,8 @@ def test_the_demo_is_always_listed_first(comfy, nodes, tmp_path):
     comfy.folders["diffusers"] = ([str(tmp_path / "nowhere")], set())
     comfy.folders["osediff"] = ([str(tmp_path / "nowhere")], {".safetensors"})
     base, weights = nodes["OSEDiffLoader"].define_schema().inputs[:2]
-    assert base.arguments["options"] == weights.arguments["options"] == ["demo (comes with the pack)"]
+    assert base.arguments["options"] == ["demo (comes with the pack)"]
+    assert weights.arguments["options"] == ["demo (comes with the pack)", "none (merged into the base)"]
 
 
 def test_the_committed_object_info_is_of_these_nodes(schemas):
