@@ -69,9 +69,7 @@ def run_row(config: TrainConfig, row: str, pairs: list[Pair]) -> Result:
 def _check_finished(newest: Path, config: TrainConfig) -> None:
     """Raise OSEDiffError for a run that a signal ended early: it must not be measured as if it were done."""
     if not (Path(config.run.out) / f"osediff_{config.run.steps:07d}.safetensors").is_file():
-        raise OSEDiffError(
-            f"stopped before {newest} was trained to its end: start again to go on"
-        )
+        raise OSEDiffError(f"stopped before {newest} was trained to its end: start again to go on")
 
 
 def row_config(base: TrainConfig, row: str, seed: int) -> TrainConfig:

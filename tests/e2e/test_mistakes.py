@@ -52,9 +52,7 @@ class Bomb:
 
 def test_broken_and_hostile_checkpoints_are_refused(server, comfy_server, graph, tmp_path):
     folder = server.base / "models" / "osediff"
-    (folder / "cut.safetensors").write_bytes(
-        DEMO_WEIGHTS.read_bytes()[:1000]
-    )
+    (folder / "cut.safetensors").write_bytes(DEMO_WEIGHTS.read_bytes()[:1000])
     (folder / "bomb.pkl").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
     for name in ("cut.safetensors", "bomb.pkl"):
         run = server.run(graph("osediff_one_node", {**comfy_server.MICRO, "weights": name}))
