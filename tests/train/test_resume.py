@@ -108,7 +108,10 @@ def test_a_killed_run_ends_as_one_that_was_not(whole, begun):
     assert all(torch.equal(t, weights[1].unet[k]) for k, t in weights[0].unet.items())
 
 
-@pytest.mark.parametrize("part", ["generator_updater", "critic", "ema"])
+@pytest.mark.parametrize(
+    "part",
+    ["critic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("generator_updater", "ema"))],
+)
 def test_control_a_state_without_one_part_ends_elsewhere(whole, begun, part):
     path = newest_state(Path(begun.run.out))
     state = read_state(path)

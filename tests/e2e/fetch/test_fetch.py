@@ -174,6 +174,7 @@ def test_into_the_cache_where_the_hubs_library_finds_it(osediff, hub, tmp_path):
     assert (status, sorted(again.splitlines()), hub.asked) == (0, sorted(out.splitlines()), [])
 
 
+@pytest.mark.slow
 def test_a_fetched_base_is_loaded_by_its_id_and_by_its_folder(osediff, hub, tmp_path):
     micro = ROOT / "tests" / "golden_micro"
     for path in (micro / "tiny_sd").rglob("*"):
