@@ -40,6 +40,7 @@ def test_the_plan_refuses_what_the_run_would_refuse(config, tmp_path, capsys):
     assert "none.pkl" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", ["none", "all"])
 def test_activations_grow_with_the_picture_and_shrink_when_recomputed(config, recompute):
     config = config(run={"recompute": recompute, "batch_size": 1})

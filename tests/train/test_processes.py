@@ -52,6 +52,7 @@ def weights(trainer):
     return [{k: p.detach().clone() for k, p in tensors.items()} for tensors in both]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "batch_size", "rounds"),
     [(2, 1, 2), pytest.param(4, 1, 1, marks=pytest.mark.slow)],

@@ -69,6 +69,7 @@ def test_running_out_of_memory_is_not_taken_for_a_failure_of_the_compiler(model,
             layer(torch.ones(1, 2))
 
 
+@pytest.mark.slow
 def test_from_pretrained_compiles_unet_and_vae_and_copies_are_plain(micro, monkeypatch):
     graphs = []
 

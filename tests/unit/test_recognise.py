@@ -57,6 +57,7 @@ def test_a_full_size_single_file_is_a_possible_base(sd2):
     assert name_of(sd2) == SD2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [True, False])
 def test_velocity_is_told_by_the_spread_of_one_tensor(tmp_path, sd2, epsilon):
     """The limit is 0.09; the two values here are on both sides of it, and the rest of the file is holes."""

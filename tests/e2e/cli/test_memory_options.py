@@ -12,6 +12,7 @@ def osediff(*args):
     return subprocess.run([sys.executable, "-m", "osediff_core", *args], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_pieces_offloading_and_files_give_the_same_picture(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in.png")

@@ -20,6 +20,7 @@ def process(rank, count, options, *more):
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_one_killed_and_started_again(tmp_path, monkeypatch, picture, micro_options):
     for number in range(7):
         picture(f"in/{number}.png")
