@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .errors import OSEDiffError
 
+MOST_DETAIL = 2.0  # beyond, latents are far from any that the decoder has seen
+
 
 def check_prompts(prompt: str | Sequence[str], count: int) -> list[str]:
     """Return the prompt for all images, or one for each."""
@@ -49,3 +51,17 @@ def check_image(lq: Tensor) -> None:
         raise OSEDiffError(
             f"a float image is in [0, 1], got values from {low:g} to {high:g}: rescale it first"
         )
+
+
+def check_embeds(embeds: Tensor, count: int, tiles: int) -> None:
+    """Raise OSEDiffError unless there is a prompt for all images, for each, or for each tile."""
+    if len(embeds) not in (1, count):
+        raise OSEDiffError(f"got {len(embeds)} prompts for {count} images: give one, or one for each")
+    if embeds.ndim == 4 and embeds.shape[1] not in (1, tiles):
+        raise OSEDiffError(f"got prompts for {embeds.shape[1]} tiles of an image that is cut into {tiles}")
+
+
+def check_detail(detail: float) -> None:
+    """Raise OSEDiffError unless `detail` is a number from 0 to MOST_DETAIL."""
+    if not 0 <= detail <= MOST_DETAIL:
+        raise OSEDiffError(f"the detail is from 0 to {MOST_DETAIL:g}, 1 is as trained, got {detail}")

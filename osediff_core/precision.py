@@ -2,7 +2,7 @@
 
 The one step, x0 = (z - sqrt(1 - a) eps) / sqrt(a), multiplies errors of eps by 14.6 at t = 999. So the step
 is taken in float32, and so are the two layers that make eps: the UNet's last norm and last convolution, which
-have 0.001 % of its weights. The rounded latent costs nothing more: UNet and step see the same one.
+have 0.001 % of its weights. UNet and step see the same rounded latent.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch import Tensor
 from .color import check_method, match_color
 from .errors import OSEDiffError
 from .finite import finite
-from .inputs import check_image, check_prompts, check_texts
+from .inputs import check_detail, check_embeds, check_image, check_prompts, check_texts
 from .memory import Free, free_memory
 from .model import OSEDiff
 from .offload import resident
@@ -28,7 +28,6 @@ from .unet_tiles import predict_noise_in_tiles
 
 Progress = Callable[[int, int], None]
 Bring = Callable[[str, int, int], object]
-MOST_DETAIL = 2.0  # beyond, latents are far from any that the decoder has seen
 AUTO_TILE = 96  # latent pixels: the published tile, which never depends on free memory
 
 
@@ -80,8 +79,10 @@ def restore(
     down, across = (-(-side // model.reduction) for side in size)
     boxes = grid(down, across, tile_side(tile), overlap)
     prompts = check_prompts(prompt, len(lq))
-    bring("encode_prompt", 0, 0)
-    embeds = encode_prompt(model, prompts) if tile_prompt is None else None  # (1 or B, L, D)
+    embeds = None
+    if tile_prompt is None:
+        bring("encode_prompt", 0, 0)
+        embeds = encode_prompt(model, prompts)  # (1 or B, L, D)
     settings = _Settings(scale, color, tile, overlap, detail, room, boxes, tile_prompt, bring)
     out = torch.empty((len(lq), 3, *size), device=lq.device)
     each = 2 + len(boxes)
@@ -225,7 +226,7 @@ def denoise(
     check_detail(detail)
     side = tile_side(tile)
     tiles = len(grid(z.shape[-2], z.shape[-1], side, overlap))
-    _check_embeds(prompt_embeds, len(z), tiles)
+    check_embeds(prompt_embeds, len(z), tiles)
     tick = _counter(progress, len(z) * tiles)
     if prompt_embeds.ndim == 3:
         prompt_embeds = prompt_embeds[:, None]  # (1 or B, 1, L, D)
@@ -238,14 +239,6 @@ def denoise(
             eps = predict_noise_in_tiles(model, z_lq, embeds, side, overlap, room, tick)  # (1, C, h, w)
             out.append(_go(detail, z_lq, model.predict_x0(z_lq, eps)).to(z.device))
     return torch.cat(out)  # (B, C, h, w)
-
-
-def _check_embeds(embeds: Tensor, count: int, tiles: int) -> None:
-    """Raise OSEDiffError unless there is a prompt for all images, for each, or for each tile."""
-    if len(embeds) not in (1, count):
-        raise OSEDiffError(f"got {len(embeds)} prompts for {count} images: give one, or one for each")
-    if embeds.ndim == 4 and embeds.shape[1] not in (1, tiles):
-        raise OSEDiffError(f"got prompts for {embeds.shape[1]} tiles of an image that is cut into {tiles}")
 
 
 @torch.no_grad()
@@ -264,12 +257,6 @@ def decode(model: OSEDiff, z: Tensor, progress: Progress | None = None, room: Ro
 def finish(sr: Tensor, reference: Tensor, size: tuple[int, int], color: str = "adain") -> Tensor:
     """Crop both images to `size` and give `sr` the reference's colours, (B, 3, *size) float32 in [0, 1]."""
     return match_color(crop(sr, size), crop(reference, size).to(sr.device), color)
-
-
-def check_detail(detail: float) -> None:
-    """Raise OSEDiffError unless `detail` is a number from 0 to MOST_DETAIL."""
-    if not 0 <= detail <= MOST_DETAIL:
-        raise OSEDiffError(f"the detail is from 0 to {MOST_DETAIL:g}, 1 is as trained, got {detail}")
 
 
 def _go(detail: float, z_lq: Tensor, z_hq: Tensor) -> Tensor:

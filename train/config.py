@@ -67,7 +67,8 @@ class LossConfig:
     lambda_vsd: float = 1.0
     """Weight of variational score distillation (lambda_2 of the paper); 0 leaves teacher and critic out."""
     perceptual: PerceptualName = "lpips"
-    """Perceptual term: "lpips" (VGG, as in the paper), "gradient" (nothing to download) or "none"."""
+    """Perceptual term: "lpips" (VGG, as in the paper), or, with nothing to download, "gradient",
+    "structure" (gradients and SSIM) or "none"."""
     guidance: float = 7.5
     """Classifier-free guidance of the teacher; 1 is none."""
     vsd_first_step: int = 20

@@ -13,7 +13,7 @@ FORMATS = ("png", "jpg", "webp", "tif", "bmp")
 COLORS = ("adain", "wavelet", "none")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 OFFLOADS = ("none", "parts")
-MOST_DETAIL = 2.0  # as in `restore`, which is not imported for its sake
+MOST_DETAIL = 2.0  # as in `inputs`: help is answered without torch
 EPILOG = """\
 A result that exists is replaced only with --overwrite: without it, a single picture is refused, and a folder
 run goes on where it stopped. EXIF is kept; the result is tagged sRGB.
@@ -69,7 +69,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "model", "without --base and --weights it is the bundled demo, a small one"
     )
     add = group.add_argument
-    add("--base", metavar="FOLDER", help="Stable Diffusion 2.1-base in the diffusers layout")
+    add("--base", metavar="BASE", help="Stable Diffusion 2.1-base: a folder, one file, or a cached hub id")
     add("--weights", metavar="FILE", help="the OSEDiff checkpoint for that base (.safetensors or .pkl)")
     add(
         "--strength", type=_number, default=1.0, metavar="N", help="of the checkpoint (default 1, as trained)"

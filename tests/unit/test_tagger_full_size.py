@@ -6,20 +6,10 @@ import pytest
 import torch
 
 from osediff_core.cli import main
-from osediff_core.ram import HEAD, SWIN, TagConfig, expected_shapes, fold_dape
+from osediff_core.cost import RAM as FULL
+from osediff_core.ram import HEAD, SWIN, expected_shapes, fold_dape
 from osediff_core.tagger import Tagger
 
-FULL = TagConfig(
-    embed=192,
-    depths=(2, 2, 18, 2),
-    heads=(6, 12, 24, 48),
-    window=12,
-    width=512,
-    hidden=768,
-    ffn=3072,
-    layers=2,
-    tags=4585,
-)
 VOCABULARY, BERT_LAYERS = 30524, 12
 RANK = 8
 
