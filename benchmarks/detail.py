@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from osediff_core import OSEDiff
-from osediff_core.images import write_image
+from osediff_core.pictures.images import write_image
 from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare
 from train.evaluate import Pair, bicubic, degraded_pairs, measure, quantise
 from train.heldout import heldout_crops

@@ -24,8 +24,8 @@ import torch
 
 from benchmarks.random_base import random_checkpoint, write_folder, write_single_file, write_vocabulary
 from osediff_core import OSEDiff
-from osediff_core.checkpoint import write_published
 from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare
+from osediff_core.weights.checkpoint import write_published
 
 FORMS = {
     "folder-fp16": ("", torch.float16),

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from osediff_core import sd21
-from osediff_core.checkpoint import Checkpoint
+from osediff_core.base import sd21
+from osediff_core.base.vocabulary import END, SIZE, START, byte_letters
 from osediff_core.lora import unet_targets, vae_targets
-from osediff_core.vocabulary import END, SIZE, START, byte_letters
+from osediff_core.weights.checkpoint import Checkpoint
 
 PARTS = ("unet", "vae", "text_encoder")
 CONFIGS = {"unet": sd21.UNET, "vae": sd21.VAE, "text_encoder": sd21.TEXT_ENCODER}

@@ -101,7 +101,7 @@ def main() -> None:
     for name, picture in gradients(72, 88).items():
         print(row(model, name, picture, args.tile, args.overlap), flush=True)
     for path in args.pictures:
-        from osediff_core.images import read_image
+        from osediff_core.pictures.images import read_image
 
         print(row(model, path.name, read_image(path).rgb, args.tile, args.overlap), flush=True)
 

@@ -27,7 +27,8 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from osediff_core import OSEDiff, sd21
+from osediff_core import OSEDiff
+from osediff_core.base import sd21
 from osediff_core.diffusion import alphas_cumprod
 from osediff_core.lora import unet_targets, vae_targets
 from train.config import LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig

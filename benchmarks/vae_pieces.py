@@ -21,7 +21,7 @@ import torch
 from published_hook import run_hook
 from torch import Tensor, nn
 
-from osediff_core.exact_vae import PIECE, decode_in_pieces, decode_memory, encode_in_pieces, encode_memory
+from osediff_core.vae.exact import PIECE, decode_in_pieces, decode_memory, encode_in_pieces, encode_memory
 
 METHODS = ("whole", "exact pieces", "published pieces", "diffusers tiling")
 PUBLISHED = {"encode": 1024, "decode": 224}  # image pixels, latent pixels

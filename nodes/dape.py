@@ -9,8 +9,9 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..osediff_core import Tagger
+from ..osediff_core.base.vocabulary import sd2_tokenizer
 from ..osediff_core.errors import OSEDiffError
-from ..osediff_core.prompts import (
+from ..osediff_core.prompts.text import (
     cut_prompt,
     escape_parentheses,
     join_prompts,
@@ -19,7 +20,6 @@ from ..osediff_core.prompts import (
     split_words,
     token_counter,
 )
-from ..osediff_core.vocabulary import sd2_tokenizer
 from .checks import one_of
 from .images import split_image
 from .managed import Managed, choose_dtype

@@ -6,7 +6,7 @@ from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..osediff_core.prompts import split_prompts
+from ..osediff_core.prompts.text import split_prompts
 from ..osediff_core.resize import crop, resize_alpha
 from ..osediff_core.restore import encode, encode_prompt, prepare
 from ..osediff_core.room import Room

@@ -8,8 +8,8 @@ from comfy import model_management
 from comfy_api.latest import io
 
 from ..osediff_core import OSEDiff
+from ..osediff_core.base.marker import read_marker
 from ..osediff_core.errors import OSEDiffError
-from ..osediff_core.marker import read_marker
 from .checks import one_of
 from .managed import DTYPES, ManagedModel, ModelType, choose_dtype
 from .paths import base_paths, fingerprint, resolve, vocabulary_folder, weights_paths

@@ -9,8 +9,8 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..osediff_core.exact_vae import decode_memory, encode_memory
 from ..osediff_core.room import CONVOLUTION, unet_memory
+from ..osediff_core.vae.exact import decode_memory, encode_memory
 
 if TYPE_CHECKING:
     from ..osediff_core import OSEDiff

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..osediff_core.prompts import join_prompts, split_prompts
+from ..osediff_core.prompts.text import join_prompts, split_prompts
 from ..osediff_core.resize import resize_alpha, target_size
 from ..osediff_core.restore import restore
 from .checks import one_of

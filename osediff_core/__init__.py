@@ -10,8 +10,8 @@ from .errors import OSEDiffError
 
 if TYPE_CHECKING:
     from .model import OSEDiff
+    from .prompts.tagger import Tagger
     from .restore import restore
-    from .tagger import Tagger
 
 __all__ = ["OSEDiff", "OSEDiffError", "Tagger", "restore"]
 
@@ -31,7 +31,7 @@ class _Package(ModuleType):
 
     @property
     def Tagger(self) -> type[Tagger]:  # noqa: N802
-        from .tagger import Tagger
+        from .prompts.tagger import Tagger
 
         return Tagger
 

@@ -14,12 +14,12 @@ from typing import TypeVar
 from torch import Tensor
 
 from .errors import OSEDiffError
-from .files import check_target
-from .images import Picture, read_image, write_image
-from .jobs import Job
 from .memory import is_out_of_memory
 from .model import OSEDiff
-from .prompts import PromptSource, cut_prompt, plain_text, token_counter
+from .pictures.files import check_target
+from .pictures.images import Picture, read_image, write_image
+from .pictures.jobs import Job
+from .prompts.text import PromptSource, cut_prompt, plain_text, token_counter
 from .resize import resize_alpha, target_size
 from .restore import Progress, restore
 

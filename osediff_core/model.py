@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from . import diffusion
-from .base import DEMO_BASE, DEMO_WEIGHTS, load_base, locate, resolve_device, resolve_dtype
-from .checkpoint import Checkpoint, read_checkpoint
+from .base.load import DEMO_BASE, DEMO_WEIGHTS, load_base, locate, resolve_device, resolve_dtype
+from .base.marker import read_marker
+from .base.network import Change
 from .compiled import compile_parts
 from .embeddings import Embeddings
 from .errors import OSEDiffError
 from .inputs import check_texts
 from .lora import check_fit, folded
-from .marker import read_marker
-from .network import Change
 from .offload import check_offload
+from .weights.checkpoint import Checkpoint, read_checkpoint
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import OSEDiffError
-from .exact_vae import (
+from .memory import Free, first_that_fits, free_memory, gigabytes
+from .model import OSEDiff
+from .vae.exact import (
     LEAST_PIECE,
     PIECE,
     Place,
@@ -23,8 +25,6 @@ from .exact_vae import (
     encode_in_pieces,
     encode_memory,
 )
-from .memory import Free, first_that_fits, free_memory, gigabytes
-from .model import OSEDiff
 
 CPU = torch.device("cpu")
 SHARE = 0.9  # of the free memory that is planned with

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from .color import match_color
 from .errors import OSEDiffError
-from .hashes import file_hashes
-from .images import read_image
-from .jobs import PICTURES
+from .hub.hashes import file_hashes
+from .hub.sources import SOURCES
 from .model import OSEDiff
-from .prompts import PromptSource
+from .pictures.images import read_image
+from .pictures.jobs import PICTURES
+from .prompts.text import PromptSource
 from .resize import crop, pad_to_multiple
 from .restore import decode, denoise, encode, encode_prompt, finish, prepare
-from .sources import SOURCES
 
 INPUT_ENDINGS, OUTPUT_ENDINGS = ("_lr", "_lq"), ("_published", "_sr")
 WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pkl", ".pth", ".pt")

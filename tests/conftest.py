@@ -30,8 +30,8 @@ def tiny_tagger(tmp_path_factory):
     import torch
     from safetensors.torch import load_file
 
-    from osediff_core.ram import fold_dape, read_config
-    from osediff_core.tagger_file import TaggerWeights, write_tagger
+    from osediff_core.prompts.ram import fold_dape, read_config
+    from osediff_core.prompts.tagger_file import TaggerWeights, write_tagger
 
     recorded = Path(__file__).parent / "golden_ram_tiny"
     folded = fold_dape(load_file(recorded / "weights.safetensors"))

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from osediff_core.base import DEMO_BASE
+from osediff_core.base.load import DEMO_BASE
 from osediff_core.errors import OSEDiffError
-from osediff_core.files import write_whole
 from osediff_core.model import OSEDiff
+from osediff_core.pictures.files import write_whole
 from osediff_core.restore import restore
 
 from .config import TrainConfig, read_config, to_toml

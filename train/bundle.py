@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from osediff_core.base import load_base
-from osediff_core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from osediff_core.base.load import load_base
 from osediff_core.errors import OSEDiffError
+from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
 
 def halve(checkpoint: Checkpoint, base: str) -> Checkpoint:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.images import write_image
+from osediff_core.pictures.images import write_image
 
 from .config import TrainConfig, read_config
 from .data import REMARKS, Sample, build_dataset

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from osediff_core.base import DEMO_BASE, DEMO_WEIGHTS
+from osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.resize import resize_bicubic
@@ -148,7 +148,7 @@ def format_table(rows: list[Row]) -> str:
 
 def write_sheet(path: Path, models: dict[str, OSEDiff], pairs: list[Pair], color: str) -> None:
     """Write a picture with one line a pair: bicubic, every model, HQ."""
-    from osediff_core.images import write_image
+    from osediff_core.pictures.images import write_image
 
     lines = []
     for pair in pairs:

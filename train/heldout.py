@@ -17,7 +17,7 @@ CROP = 192
 
 def read_heldout(name: str) -> Tensor:
     """Read one held-out photograph, uint8 (3, H, W). Raises OSEDiffError without scikit-image."""
-    from osediff_core.images import read_image
+    from osediff_core.pictures.images import read_image
 
     try:
         import skimage.data

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from osediff_core.base import DEMO_BASE
-from osediff_core.checkpoint import write_checkpoint
+from osediff_core.base.load import DEMO_BASE
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
+from osediff_core.weights.checkpoint import write_checkpoint
 
 from .averages import averaging
 from .config import TrainConfig, to_toml

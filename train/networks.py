@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from osediff_core.checkpoint import Checkpoint
 from osediff_core.lora import unet_targets
 from osediff_core.model import OSEDiff
+from osediff_core.weights.checkpoint import Checkpoint
 
 from .adapters import (
     adapter_tensors,

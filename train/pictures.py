@@ -55,7 +55,7 @@ def bundled_photographs() -> list[Path]:
 
 def write_photographs(folder: Path) -> list[Path]:
     """Copy the bundled photographs as sRGB PNG into the folder; returns the files written."""
-    from osediff_core.images import read_image
+    from osediff_core.pictures.images import read_image
 
     written = []
     for source in bundled_photographs():

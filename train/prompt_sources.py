@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.files import write_whole
 from osediff_core.model import OSEDiff
+from osediff_core.pictures.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ Describe = Callable[[Tensor], list[str]]
 def build_describe(config: PromptConfig, device: torch.device) -> Describe:
     """Load what looks at pictures. Raises OSEDiffError where it is not named or cannot be loaded."""
     if config.source == "description":
-        from osediff_core.captioner import Captioner
+        from osediff_core.prompts.captioner import Captioner
 
         if not config.captioner:
             raise OSEDiffError('prompts.source = "description" needs prompts.captioner, a folder or hub id')
         return Captioner.from_pretrained(config.captioner, device=device)
-    from osediff_core.tagger import Tagger
+    from osediff_core.prompts.tagger import Tagger
 
     if not config.tagger:
         raise OSEDiffError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from osediff_core.base import resolve_device
+from osediff_core.base.load import resolve_device
 from osediff_core.errors import OSEDiffError
 from osediff_core.resize import resize_bicubic
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from osediff_core.images import write_image
+from osediff_core.pictures.images import write_image
 
 from .config import RunConfig
 from .trackers import build_tracker

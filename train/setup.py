@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from osediff_core.checkpoint import Checkpoint, read_checkpoint
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
+from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint
 
 from .config import RunConfig, TrainConfig, to_toml
 from .networks import Backbone

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..console import DONE, CommandError, answer, command_parser, note
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
+    from ..weights.checkpoint import Checkpoint
 
 SUFFIX_OF = {"osediff": (".safetensors",), "published": (".pkl", ".pt", ".pth", ".bin")}
 LAYOUTS = ("osediff", "published", "comfyui", "merged")
@@ -51,7 +51,7 @@ def _convert(args: argparse.Namespace) -> int:
     source, target = Path(args.source), Path(args.target)
     layout = args.to or _layout_of(target)
     _check(layout, target, args)
-    from ..checkpoint import read_checkpoint
+    from ..weights.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(source)
     write = {"osediff": _osediff, "published": _published, "comfyui": _comfyui, "merged": _merged}[layout]
@@ -104,15 +104,15 @@ def _export_files(folder: Path, args: argparse.Namespace) -> list[Path]:
 
 
 def _osediff(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
-    from ..checkpoint import write_checkpoint
+    from ..weights.checkpoint import write_checkpoint
 
     write_checkpoint(target, checkpoint)
     note(f"wrote {target}")
 
 
 def _published(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
-    from ..base import read_conv_in
-    from ..checkpoint import write_published
+    from ..base.load import read_conv_in
+    from ..weights.checkpoint import write_published
 
     if not {"conv_in.weight", "conv_in.bias"} <= checkpoint.unet.keys():
         if args.base is None:
@@ -127,8 +127,8 @@ def _published(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -
 
 
 def _comfyui(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
-    from ..base import read_conv_in
-    from ..exports import write_unet_lora, write_vae_patch
+    from ..base.load import read_conv_in
+    from ..weights.exports import write_unet_lora, write_vae_patch
 
     unet, vae = _export_files(target, args)
     conv_in = None if args.base is None else read_conv_in(args.base)
@@ -142,7 +142,7 @@ def _comfyui(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> 
 
 
 def _merged(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
-    from ..base import DTYPES as TYPES
+    from ..base.load import DTYPES as TYPES
     from ..merged import write_merged
 
     write_merged(

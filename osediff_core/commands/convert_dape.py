@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
     _check_out(args.out, args.overwrite)
-    from ..tagger_file import read_tagger, write_tagger
+    from ..prompts.tagger_file import read_tagger, write_tagger
 
     weights = read_tagger(args.ram, args.dape, tags=args.tags, thresholds=args.thresholds)
     note(f"{len(weights.tags)} tags, of {weights.made_from or args.ram.name}")

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from ..console import DONE, FAILED, INTERRUPTED, USAGE, messages, note, say
 from ..errors import OSEDiffError
-from ..jobs import Job, Plan, make_plan
+from ..pictures.jobs import Job, Plan, make_plan
 from .options import restore_parser
 from .shares import Outcome, Share, device_of, forget, report, share_of
 
 if TYPE_CHECKING:
     from ..model import OSEDiff
-    from ..prompts import PromptSource
+    from ..prompts.text import PromptSource
     from ..restore import Progress
 
 
@@ -78,22 +78,22 @@ def _plan(args: argparse.Namespace, share: Share) -> Plan:
 def _prompt_source(args: argparse.Namespace) -> PromptSource:
     """Load what makes the prompts, if it is more than --prompt."""
     if args.tagger is not None:
-        from ..tagger import Tagger
+        from ..prompts.tagger import Tagger
 
         return Tagger.from_pretrained(args.tagger, dtype=args.dtype, device=args.device)
     if args.vlm is not None:
-        from ..captioner import Captioner
+        from ..prompts.captioner import Captioner
 
         return Captioner.from_pretrained(args.vlm, dtype=args.dtype, device=args.device)
-    from ..prompts import plain_text
+    from ..prompts.text import plain_text
 
     return plain_text
 
 
 def _is_merged(base: str) -> bool:
     """Whether a base has a checkpoint folded in for good."""
-    from ..base import locate
-    from ..marker import read_marker
+    from ..base.load import locate
+    from ..base.marker import read_marker
 
     return read_marker(locate(base)) is not None
 

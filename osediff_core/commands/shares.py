@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ..console import DONE, FAILED, note, say
 from ..errors import OSEDiffError
-from ..files import write_whole
-from ..jobs import Plan
+from ..pictures.files import write_whole
+from ..pictures.jobs import Plan
 
 PARTS = ".osediff-parts-of-"  # hidden, so that no later run takes it for pictures
 

@@ -11,7 +11,7 @@ from ..console import DONE, FAILED, answer, command_parser, note, say, show
 from ..errors import OSEDiffError
 
 if TYPE_CHECKING:
-    from ..prompts import PromptSource
+    from ..prompts.text import PromptSource
 
 EPILOG = """\
 The report goes to stdout, to be pasted into an issue; it names files, never folders. Its columns, PSNR in dB:
@@ -66,7 +66,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _files(args: argparse.Namespace) -> list[str]:
     """What the model was loaded from, with hashes."""
-    from ..base import DEMO_BASE, DEMO_WEIGHTS
+    from ..base.load import DEMO_BASE, DEMO_WEIGHTS
     from ..verify import file_lines
 
     demo = args.base is None and args.weights is None
@@ -80,14 +80,14 @@ def _files(args: argparse.Namespace) -> list[str]:
 
 def _place(base: str) -> Path:
     """The folder or file of a base, which may be a hub id."""
-    from ..hubcache import snapshot
+    from ..hub.cache import snapshot
 
     return Path(base) if Path(base).exists() else snapshot(base) or Path(base)
 
 
 def _prompt_source(args: argparse.Namespace) -> PromptSource:
-    from ..prompts import plain_text
-    from ..tagger import Tagger
+    from ..prompts.tagger import Tagger
+    from ..prompts.text import plain_text
 
     if args.tagger is None:
         return plain_text

@@ -8,7 +8,7 @@ import torch
 from benchmarks.published import predict_noise_by_tiles, publish
 from benchmarks.speed import ON_A_PROCESSOR, WAYS, Setting, line, measure, parse, settings
 from osediff_core import OSEDiff
-from osediff_core.checkpoint import read_checkpoint
+from osediff_core.weights.checkpoint import read_checkpoint
 
 
 @pytest.fixture

@@ -31,10 +31,10 @@ import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
 import nodes  # noqa: E402
-from osediff_core import sd21  # noqa: E402
-from osediff_core.checkpoint import Checkpoint  # noqa: E402
-from osediff_core.exports import write_unet_lora, write_vae_patch  # noqa: E402
+from osediff_core.base import sd21  # noqa: E402
 from osediff_core.lora import fold, unet_targets, vae_targets  # noqa: E402
+from osediff_core.weights.checkpoint import Checkpoint  # noqa: E402
+from osediff_core.weights.exports import write_unet_lora, write_vae_patch  # noqa: E402
 
 
 class Warnings(logging.Handler):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from osediff_core.base import DEMO_WEIGHTS
+from osediff_core.base.load import DEMO_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 

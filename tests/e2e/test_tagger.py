@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from osediff_core import Tagger
-from osediff_core.images import read_image
+from osediff_core.pictures.images import read_image
 from osediff_core.resize import resize_bicubic
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from osediff_core.prompts import split_prompts
+from osediff_core.prompts.text import split_prompts
 
 FOLDED = "none (in the tagger's file, or plain RAM)"
 FILE = {"tagger": "osediff_dape.safetensors", "dape": FOLDED, "antialias": False}

@@ -131,7 +131,7 @@ def test_models_that_do_not_load(nodes, model_folder):
 
 
 def test_a_checkpoint_of_another_base_is_named(nodes, model_folder, pack):
-    write = sys.modules[f"{pack.__name__}.osediff_core"].checkpoint
+    write = sys.modules[f"{pack.__name__}.osediff_core"].weights.checkpoint
     other = write.read_checkpoint(model_folder / "osediff" / "osediff.pkl")
     name = next(key for key in other.unet if "lora_A" in key)
     other.unet[name] = torch.zeros(other.unet[name].shape[0], 7, *other.unet[name].shape[2:])

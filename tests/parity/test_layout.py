@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from osediff_core import sd21
-from osediff_core.checkpoint import Checkpoint, read_checkpoint, write_published
+from osediff_core.base import sd21
 from osediff_core.lora import unet_group, unet_targets, vae_targets
+from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint, write_published
 
 
 def zeros(module, names, rank):

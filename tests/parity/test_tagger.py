@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from osediff_core.ram import fold_dape, read_config
-from osediff_core.tag_network import build_network
-from osediff_core.tagger import Tagger
+from osediff_core.prompts.ram import fold_dape, read_config
+from osediff_core.prompts.tag_network import build_network
+from osediff_core.prompts.tagger import Tagger
 
 TESTS = Path(__file__).parents[1]
 RECORDED = TESTS / "golden_ram_tiny"

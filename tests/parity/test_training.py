@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from osediff_core import OSEDiff
-from osediff_core.checkpoint import read_checkpoint
+from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import ModelConfig, TrainConfig
 from train.draws import Draws
 from train.losses import critic_loss, guided, vsd_loss

@@ -10,7 +10,7 @@ from PIL import Image
 
 from osediff_core import restore
 from osediff_core.batch import Settings, restore_files
-from osediff_core.jobs import Job
+from osediff_core.pictures.jobs import Job
 
 STATUS = Path("/proc/self/status")
 pytestmark = [

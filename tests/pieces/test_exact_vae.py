@@ -7,9 +7,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from osediff_core import attend, exact_vae, pieces, vae_stages
 from osediff_core.errors import OSEDiffError
-from osediff_core.exact_vae import decode_in_pieces, decode_memory, encode_in_pieces, encode_memory
+from osediff_core.vae import attend, exact, pieces, stages
+from osediff_core.vae.exact import decode_in_pieces, decode_memory, encode_in_pieces, encode_memory
 
 from .vaes import BUILDS, Alive, make_vae, uneven, whole
 
@@ -113,7 +113,7 @@ def test_control_attention_of_each_piece_to_itself_misses_the_gate(monkeypatch):
 
         return sweeper.sweep([attend.Source(x)], 2 * x.channels, compute)[0]
 
-    monkeypatch.setattr(vae_stages, "attend", local)
+    monkeypatch.setattr(stages, "attend", local)
     encoded, decoded = error(vae, x, z, 32)
     assert encoded > 10 * GATE
     assert decoded > 10 * GATE
@@ -213,7 +213,7 @@ def test_the_stable_diffusion_vae_works_within_a_gibibyte_beside_two_activations
     for height, width in [(1024, 1024), (2048, 2048), (40000, 20000), (8, 200000)]:
         widest = height * width * 256 * 4
         for memory in (encode_memory, decode_memory):
-            working, kept = memory(vae, height, width, exact_vae.PIECE, "elsewhere")
+            working, kept = memory(vae, height, width, exact.PIECE, "elsewhere")
             assert working <= 2**30
             assert kept <= 2 * widest
             assert memory(vae, height, width)[0] > 1.4 * kept

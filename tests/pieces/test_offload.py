@@ -6,8 +6,9 @@ from contextlib import suppress
 import pytest
 import torch
 
-from osediff_core import OSEDiff, base, restore
-from osediff_core.base import resolve_device, resolve_dtype
+from osediff_core import OSEDiff, restore
+from osediff_core.base import load
+from osediff_core.base.load import resolve_device, resolve_dtype
 from osediff_core.errors import OSEDiffError
 from osediff_core.offload import resident
 
@@ -124,6 +125,6 @@ def test_a_dtype_that_the_device_lacks_is_named(monkeypatch):
     def lack(*args, **options):
         raise RuntimeError("\"slow_conv2d_cpu\" not implemented for 'Half'\nmore")
 
-    monkeypatch.setattr(base.torch, "conv2d", lack)
+    monkeypatch.setattr(load.torch, "conv2d", lack)
     with pytest.raises(OSEDiffError, match=r"cpu cannot compute in float16 \(.*Half.*\): use float32"):
         resolve_dtype("float16", torch.device("cpu"))

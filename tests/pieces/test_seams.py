@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from osediff_core import OSEDiff, restore
-from osediff_core.images import read_image
+from osediff_core.pictures.images import read_image
 from osediff_core.tiling import grid
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.images import read_image, write_image
+from osediff_core.pictures.images import read_image, write_image
 
 QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

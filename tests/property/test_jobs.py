@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.jobs import PICTURES, make_plan
+from osediff_core.pictures.jobs import PICTURES, make_plan
 
 stems = st.text("aAbB._ 1", min_size=1, max_size=4).filter(lambda s: s.strip(". ") == s)
 names = st.builds(lambda stem, ending: stem + ending, stems, st.sampled_from([*PICTURES, ".PNG", ".txt"]))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from osediff_core import OSEDiff, OSEDiffError
-from osediff_core.images import write_image
+from osediff_core.pictures.images import write_image
 from train.base.crops import draw_crop, load_pictures, vary_colour
 from train.base.fit import Keep, fit, learning_rate_factor
 from train.base.linear import start_linear

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from osediff_core.images import read_image
+from osediff_core.pictures.images import read_image
 from train.config import to_toml
 from train.contact_sheet import main
 from train.data import build_dataset

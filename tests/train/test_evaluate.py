@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from osediff_core import OSEDiff
-from osediff_core.checkpoint import read_checkpoint
-from osediff_core.images import write_image
+from osediff_core.pictures.images import write_image
+from osediff_core.weights.checkpoint import read_checkpoint
 from train import bundle, evaluate
 from train.degradation import DegradationConfig, degrade_to_lq_size
 from train.metrics import psnr_y

@@ -185,7 +185,7 @@ def test_a_run_with_a_discriminator_goes_on_as_if_nothing_had_happened(config):
     for path in [*out.glob("state_*3.pt"), *out.glob("state_*2.pt")]:
         path.unlink()
     again = train(replace(made, run=replace(made.run, resume=True)))
-    from osediff_core.checkpoint import read_checkpoint
+    from osediff_core.weights.checkpoint import read_checkpoint
 
     resumed = read_checkpoint(again)
     again.write_bytes(whole)

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from osediff_core import OSEDiff, OSEDiffError, restore
-from osediff_core.checkpoint import read_checkpoint
+from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import OptimConfig, TrainConfig, read_config
 from train.data import build_dataset
 from train.draws import draw

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from osediff_core import OSEDiffError
-from osediff_core.checkpoint import read_checkpoint
+from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import TrainConfig
 from train.draws import draw
 from train.losses import critic_loss

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from osediff_core.checkpoint import read_checkpoint
+from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import TrainConfig, read_config
 from train.data import build_dataset
 from train.loop import train

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from osediff_core import OSEDiff, OSEDiffError
-from osediff_core.checkpoint import read_checkpoint, write_checkpoint
+from osediff_core.weights.checkpoint import read_checkpoint, write_checkpoint
 from train.config import LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from train.data import DataConfig, build_dataset
 from train.ema import RunningAverage

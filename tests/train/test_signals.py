@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.images import read_image
+from osediff_core.pictures.images import read_image
 from train.data import build_dataset
 from train.draws import draw
 from train.loop import Trainer, train

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from osediff_core import OSEDiff
-from osediff_core.base import load_base, resolve_device, resolve_dtype
+from osediff_core.base.load import load_base, resolve_device, resolve_dtype
 from osediff_core.errors import OSEDiffError
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from osediff_core import batch, restore
 from osediff_core.batch import Settings, restore_file, restore_files
 from osediff_core.errors import OSEDiffError
-from osediff_core.jobs import Job
+from osediff_core.pictures.jobs import Job
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from osediff_core import OSEDiffError
-from osediff_core.captioner import Captioner
+from osediff_core.prompts.captioner import Captioner
 
 TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from osediff_core import OSEDiff
-from osediff_core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_published
 from osediff_core.errors import OSEDiffError
+from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_published
 
 
 @pytest.fixture

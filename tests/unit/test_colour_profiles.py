@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osediff_core.images import read_image
-from osediff_core.pixels import srgb_profile
+from osediff_core.pictures.images import read_image
+from osediff_core.pictures.pixels import srgb_profile
 
 D50 = (0.9642, 1.0, 0.8249)
 # Columns of RGB to XYZ (D50) as published for AdobeRGB (1998), and the same for sRGB.

@@ -44,7 +44,7 @@ def test_what_is_trained(full_size):
 def test_the_lora_count_is_that_of_real_adapters(full_size):
     """Against peft, which makes the adapters."""
     peft = pytest.importorskip("peft")
-    from osediff_core import sd21
+    from osediff_core.base import sd21
     from osediff_core.lora import vae_targets
 
     with torch.device("meta"):

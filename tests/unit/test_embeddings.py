@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from osediff_core import restore
+from osediff_core.base.precision import convert
 from osediff_core.embeddings import MOST
 from osediff_core.errors import OSEDiffError
 from osediff_core.offload import resident
-from osediff_core.precision import convert
 from osediff_core.restore import encode_prompt
 
 

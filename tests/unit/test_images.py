@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.images import read_image
+from osediff_core.pictures.images import read_image
 
 RAMP = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
 COLOURS = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], -1)

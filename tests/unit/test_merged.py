@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from osediff_core import OSEDiff
+from osediff_core.base.marker import MARKER, read_marker
 from osediff_core.errors import OSEDiffError
-from osediff_core.marker import MARKER, read_marker
 from osediff_core.merged import write_merged
 
 

@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from osediff_core.base import load_base
-from osediff_core.precision import convert, exact_dtype
+from osediff_core.base.load import load_base
+from osediff_core.base.precision import convert, exact_dtype
 from osediff_core.restore import denoise
 
 HALVES = [torch.float16, torch.bfloat16]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from osediff_core import prompts
+from osediff_core.prompts import text as prompts
 
 
 def words(text):

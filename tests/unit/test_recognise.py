@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.random_base import empty, single_file
-from osediff_core.base import load_base
+from osediff_core.base.load import load_base
 from osediff_core.errors import OSEDiffError
 from osediff_core.lora import unet_targets, vae_targets
-from osediff_core.recognise import SD2, V_SIGN, name_of
-from osediff_core.tensorfile import TensorFile
+from osediff_core.weights.recognise import SD2, V_SIGN, name_of
+from osediff_core.weights.tensorfile import TensorFile
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.model."
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from osediff_core import OSEDiff, restore
+from osediff_core.base.precision import EXACT
 from osediff_core.errors import OSEDiffError
-from osediff_core.precision import EXACT
 from osediff_core.resize import resize_bicubic
 from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from osediff_core import sd21
+from osediff_core.base import sd21
 from osediff_core.diffusion import alphas_cumprod
 
 

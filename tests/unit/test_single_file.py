@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.random_base import single_file, write_vocabulary
-from osediff_core.base import load_base
+from osediff_core.base.load import load_base
+from osediff_core.base.single_file import Architecture
+from osediff_core.base.vocabulary import PACKAGED, SIZE, sd2_tokenizer
 from osediff_core.errors import OSEDiffError
-from osediff_core.single_file import Architecture
-from osediff_core.vocabulary import PACKAGED, SIZE, sd2_tokenizer
 
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -48,7 +48,7 @@ def no_vocabulary(tmp_path, monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("osediff_core.vocabulary.find_spec", lambda name: None)
+    monkeypatch.setattr("osediff_core.base.vocabulary.find_spec", lambda name: None)
     return tmp_path
 
 
@@ -108,7 +108,7 @@ def test_a_missing_tensor_is_named(tmp_path, tensors, architecture, vocabulary):
 
 
 def test_old_training_checkpoints_that_name_one_class_are_read(tmp_path, monkeypatch):
-    from osediff_core.tensorfile import TensorFile
+    from osediff_core.weights.tensorfile import TensorFile
 
     name = "pytorch_lightning.callbacks.model_checkpoint"
     module = types.ModuleType(name)
@@ -155,7 +155,7 @@ def test_it_is_found_in_the_hub_cache_and_in_open_clip(no_vocabulary, vocabulary
     (no_vocabulary / PACKAGED).write_bytes(gzip.compress(lines))
     spec = types.SimpleNamespace(submodule_search_locations=[str(no_vocabulary)])
     monkeypatch.setattr(
-        "osediff_core.vocabulary.find_spec", lambda name: spec if name == "open_clip" else None
+        "osediff_core.base.vocabulary.find_spec", lambda name: spec if name == "open_clip" else None
     )
     assert len(sd2_tokenizer()) == SIZE
 

@@ -7,8 +7,8 @@ import torch
 
 from osediff_core.cli import main
 from osediff_core.cost import RAM as FULL
-from osediff_core.ram import HEAD, SWIN, expected_shapes, fold_dape
-from osediff_core.tagger import Tagger
+from osediff_core.prompts.ram import HEAD, SWIN, expected_shapes, fold_dape
+from osediff_core.prompts.tagger import Tagger
 
 VOCABULARY, BERT_LAYERS = 30524, 12
 RANK = 8

@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from osediff_core.tensorfile import TensorFile, is_torch_file
+from osediff_core.weights.tensorfile import TensorFile, is_torch_file
 
 
 @pytest.mark.parametrize("length", [0x80, 0x280, 0x3C20, 0x0A28, 0x4B50])

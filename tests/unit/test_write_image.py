@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from osediff_core import files
 from osediff_core.errors import OSEDiffError
-from osediff_core.exif import resized_exif
-from osediff_core.files import check_target
-from osediff_core.images import read_image, write_image
+from osediff_core.pictures import files
+from osediff_core.pictures.exif import resized_exif
+from osediff_core.pictures.files import check_target
+from osediff_core.pictures.images import read_image, write_image
 
 CAMERA, PLACE = 0x8769, 0x8825
 SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"]

@@ -19,7 +19,7 @@ def load_pictures(folder: str | Path) -> list[tuple[str, Tensor]]:
 
     Raises OSEDiffError when the folder holds no picture.
     """
-    from osediff_core.images import read_image
+    from osediff_core.pictures.images import read_image
 
     paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
     if not paths:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.images import Picture, decode_image
+from osediff_core.pictures.images import Picture, decode_image
 
 log = logging.getLogger(__name__)
 

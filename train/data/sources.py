@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.images import Picture
+from osediff_core.pictures.images import Picture
 
 from ..draws import stream
 from .crops import pair_ratio

@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from osediff_core import OSEDiff, batch, files, restore
+from osediff_core import OSEDiff, batch, restore
 from osediff_core.cli import main
+from osediff_core.pictures import files
 
 MICRO = Path(__file__).resolve().parents[2] / "golden_micro"
 MODEL = ["--base", str(MICRO / "tiny_sd"), "--weights", str(MICRO / "osediff.pkl"), "--device", "cpu"]

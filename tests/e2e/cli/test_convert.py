@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from osediff_core import OSEDiff
-from osediff_core.base import read_conv_in
-from osediff_core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from osediff_core.base.load import read_conv_in
 from osediff_core.cli import main
-from osediff_core.exports import unet_lora, vae_patch
+from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from osediff_core.weights.exports import unet_lora, vae_patch
 
 
 @pytest.fixture

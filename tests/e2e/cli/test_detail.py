@@ -8,8 +8,8 @@ from PIL import Image
 from osediff_core import OSEDiff, restore
 from osediff_core.batch import Settings, restore_file
 from osediff_core.commands.options import MOST_DETAIL, restore_parser
-from osediff_core.images import read_image
 from osediff_core.inputs import MOST_DETAIL as CORE_MOST_DETAIL
+from osediff_core.pictures.images import read_image
 
 
 @pytest.fixture

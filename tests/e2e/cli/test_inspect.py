@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from osediff_core.base import read_conv_in
-from osediff_core.checkpoint import read_checkpoint, write_checkpoint, write_published
+from osediff_core.base.load import read_conv_in
 from osediff_core.cli import main
-from osediff_core.exports import write_unet_lora, write_vae_patch
 from osediff_core.merged import write_merged
-from osediff_core.recognise import CONV_IN, CROSS_ATTENTION, V_SIGN
+from osediff_core.weights.checkpoint import read_checkpoint, write_checkpoint, write_published
+from osediff_core.weights.exports import write_unet_lora, write_vae_patch
+from osediff_core.weights.recognise import CONV_IN, CROSS_ATTENTION, V_SIGN
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -68,7 +68,7 @@ def test_conv_in_that_equals_the_bases(inspect, micro, published):
 
 
 def test_another_base_is_told(inspect, micro):
-    from osediff_core.base import DEMO_BASE
+    from osediff_core.base.load import DEMO_BASE
 
     status, facts, _, _ = inspect(micro / "osediff.pkl", "--base", DEMO_BASE)
     assert status == 0

@@ -3,7 +3,7 @@
 import pytest
 
 from osediff_core import Tagger, restore
-from osediff_core.images import read_image
+from osediff_core.pictures.images import read_image
 
 
 def test_each_picture_gets_its_own_tags(osediff, model, picture, tiny_tagger, tmp_path):

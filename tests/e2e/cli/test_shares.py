@@ -10,7 +10,7 @@ import pytest
 
 from osediff_core import OSEDiffError
 from osediff_core.commands.shares import Outcome, Share, device_of, forget, join, share_of
-from osediff_core.jobs import make_plan
+from osediff_core.pictures.jobs import make_plan
 
 
 def process(rank, count, options, *more):

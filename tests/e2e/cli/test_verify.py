@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from osediff_core.base import DEMO_WEIGHTS
+from osediff_core.base.load import DEMO_WEIGHTS
 from osediff_core.cli import main
 from osediff_core.errors import OSEDiffError
 from osediff_core.verify import find_pairs, psnr

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .base import resolve_device, resolve_dtype
-from .errors import OSEDiffError
+from ..base.load import resolve_device, resolve_dtype
+from ..errors import OSEDiffError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 from .pieces import Moments, Reach, Window, cut
 
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import OSEDiffError
 from .attend import attend
-from .errors import OSEDiffError
 from .kept import Kept, Patch, Source, Sweeper
 from .pieces import Reach, normalize
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import OSEDiffError
 from .attend import attention_bytes
-from .errors import OSEDiffError
 from .kept import Allocate, Kept, Sweeper, in_files, on_host
 from .pieces import LEAST_ROWS
-from .vae_stages import Attention, Shape, Stage, decoder_stages, encoder_stages
+from .stages import Attention, Shape, Stage, decoder_stages, encoder_stages
 
 PIECE = 256  # pixels: the side of the pieces where nothing else is said
 LEAST_PIECE = 32  # pixels: below, the halo of a piece is as large as the piece

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 
 MARKER, FORMAT, FORMAT_VERSION = "osediff.json", "osediff-merged", 1
 

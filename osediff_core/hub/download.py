@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 from .hashes import Hashes, file_hashes
 from .sources import Mirror, SourceFile
 

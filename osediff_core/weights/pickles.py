@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 
 
 def load_pickle(path: str | Path, *, mapped: bool = False) -> object:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -46,7 +46,7 @@ def sd2_tokenizer(folder: str | Path | None = None) -> CLIPTokenizer:
 
 def _places() -> Iterator[Path]:
     """Yield where a vocabulary may be: the hub's cache, then the packages that ship one."""
-    from .hubcache import snapshots
+    from ..hub.cache import snapshots
 
     for snapshot in snapshots():
         yield snapshot / "tokenizer"

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 from .files import WRITABLE, check_target
 
 # What a folder run looks for. A single file may be anything that can be read.

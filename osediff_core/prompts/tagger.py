@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import resolve_device, resolve_dtype
-from .errors import OSEDiffError
-from .prompts import join_tags
-from .resize import resize_bicubic, target_size
+from ..base.load import resolve_device, resolve_dtype
+from ..errors import OSEDiffError
+from ..resize import resize_bicubic, target_size
 from .tag_network import build_network
 from .tagger_file import read_tagger
+from .text import join_tags
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 from .pickles import load_pickle
 
 # Names of the safetensors format. The types of eight bits came to torch at different times.

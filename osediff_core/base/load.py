@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .diffusion import alphas_cumprod
-from .errors import OSEDiffError
+from ..diffusion import alphas_cumprod
+from ..errors import OSEDiffError
+from ..hub.cache import is_hub_id, snapshot
 from .folder import check_layout, folder_parts, load_tokenizer, scheduler_config
-from .hubcache import is_hub_id, snapshot
 from .network import Change, Part, empty_network, fill
 from .precision import exact_dtype, mix_precision
 from .single_file import SD21, Architecture, single_file_parts
@@ -22,8 +22,8 @@ from .vocabulary import sd2_tokenizer
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-DEMO_BASE = Path(__file__).parent / "demo" / "base"
-DEMO_WEIGHTS = Path(__file__).parent / "demo" / "osediff_demo.safetensors"
+DEMO_BASE = Path(__file__).parents[1] / "demo" / "base"
+DEMO_WEIGHTS = Path(__file__).parents[1] / "demo" / "osediff_demo.safetensors"
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt", ".sft")
 DTYPES = {
     "float32": torch.float32,

@@ -8,7 +8,7 @@ import logging
 import numpy as np
 from PIL import Image, ImageCms
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 
 log = logging.getLogger(__name__)
 

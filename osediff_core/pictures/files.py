@@ -8,7 +8,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 
 # What Pillow calls the format that a name's ending asks for.
 WRITABLE = {

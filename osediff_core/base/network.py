@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import OSEDiffError
-from .tensorfile import TensorFile
+from ..errors import OSEDiffError
+from ..weights.tensorfile import TensorFile
 
 Change = Callable[[str, Tensor], Tensor]
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 
 LORA_ALPHA = 1.0  # of DAPE, which does not store it; with its rank of 8 the scale is 1/8
 SWIN, HEAD = "visual_encoder", "tagging_head.encoder.layer"

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import OSEDiffError
+from ..weights.recognise import SD2, TEXT_2, UNET, V_SIGN, V_SIGN_LIMIT, VAE, name_of
+from ..weights.tensorfile import TensorFile
 from . import sd21
-from .errors import OSEDiffError
 from .network import Part, Rename
-from .recognise import SD2, TEXT_2, UNET, V_SIGN, V_SIGN_LIMIT, VAE, name_of
-from .tensorfile import TensorFile
 
 
 @dataclass(frozen=True)

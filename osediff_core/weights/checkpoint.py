@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import OSEDiffError
-from .lora import A, B, unet_group
+from ..errors import OSEDiffError
+from ..lora import A, B, unet_group
 from .pickles import load_pickle
 from .recognise import name_of
 from .tensorfile import TensorFile

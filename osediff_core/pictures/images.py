@@ -18,7 +18,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 from .exif import keep_exif, resized_exif, upright
 from .files import check_target, format_of, write_whole
 from .pixels import split_alpha, srgb_profile, to_8bit, to_srgb

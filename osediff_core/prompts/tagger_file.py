@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import save_tensors
-from .errors import OSEDiffError
-from .pickles import load_pickle
+from ..errors import OSEDiffError
+from ..weights.checkpoint import save_tensors
+from ..weights.pickles import load_pickle
+from ..weights.tensorfile import TensorFile, is_torch_file
 from .ram import TagConfig, expected_shapes, fold_dape, read_config
-from .tensorfile import TensorFile, is_torch_file
 
 FORMAT, FORMAT_VERSION = "osediff-tagger", "1"
 TAG_LIST, THRESHOLD_LIST = "ram_tag_list.txt", "ram_tag_list_threshold.txt"

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import hub
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
+from . import download
 from .sources import Mirror, Source, SourceFile
 
 
@@ -54,7 +54,7 @@ class Item:
     source: Source
     file: SourceFile
     path: Path | None
-    remote: hub.Remote | None = None
+    remote: download.Remote | None = None
     there: str | None = None
 
 
@@ -70,7 +70,7 @@ def plan(source: Source, place: Place) -> list[Item]:
         return items
     if not source.mirrors:
         raise OSEDiffError(by_hand(source, place))
-    if hub.is_offline():
+    if download.is_offline():
         raise OSEDiffError(
             f"HF_HUB_OFFLINE forbids the network, and {Path(missing[0].file.path).name} is not in "
             f"{place.words(source)}: unset it, or bring the file by hand from {source.page}"
@@ -92,9 +92,9 @@ def bring(items: Sequence[Item]) -> Iterator[tuple[Path, str]]:
         if item.there is not None and item.path is not None:
             yield item.path, f"there already; {item.there}"
         elif item.remote is not None and item.path is not None:
-            yield item.path, hub.download(item.remote, item.file, item.path)
+            yield item.path, download.download(item.remote, item.file, item.path)
         elif item.remote is not None:
-            yield hub.into_cache(item.remote, item.file)
+            yield download.into_cache(item.remote, item.file)
 
 
 def _look(source: Source, file: SourceFile, place: Place, mirror: Mirror | None = None) -> Item:
@@ -102,12 +102,12 @@ def _look(source: Source, file: SourceFile, place: Place, mirror: Mirror | None 
     path = place.of(source, file)
     if path is None:
         mirrors = [mirror] if mirror else source.mirrors
-        path = next(filter(None, (hub.cached(one, file) for one in mirrors)), None)
+        path = next(filter(None, (download.cached(one, file) for one in mirrors)), None)
     if path is None or not path.exists():
         return Item(source, file, path)
     if not path.is_file():
         raise OSEDiffError(f"{path} is no file, and one is to be written there: move it away")
-    return Item(source, file, path, there=hub.check(path, file))
+    return Item(source, file, path, there=download.check(path, file))
 
 
 def _ask_mirrors(items: Sequence[Item], source: Source, place: Place) -> list[Item]:
@@ -116,13 +116,13 @@ def _ask_mirrors(items: Sequence[Item], source: Source, place: Place) -> list[It
     for mirror in source.mirrors:
         try:
             return [_ask(item, mirror, place) for item in items]
-        except hub.MirrorError as error:
+        except download.MirrorError as error:
             reasons.append(str(error))
     raise OSEDiffError(f"{'; and '.join(reasons)}; look at {source.page}, and give the path of what you have")
 
 
 def _ask(item: Item, mirror: Mirror, place: Place) -> Item:
     source, file = item.source, item.file
-    if item.there is None or (place.root(source) is None and hub.cached(mirror, file) is None):
-        return Item(source, file, place.of(source, file), hub.describe(mirror, file))
+    if item.there is None or (place.root(source) is None and download.cached(mirror, file) is None):
+        return Item(source, file, place.of(source, file), download.describe(mirror, file))
     return item

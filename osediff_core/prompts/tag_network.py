@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 from .ram import HEAD, SWIN, TagConfig
 
 # Inside a layer of the head: RAM's names and ours.

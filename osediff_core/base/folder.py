@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
+from ..weights.recognise import SD2, name_of_config
+from ..weights.tensorfile import TensorFile
 from .network import Part
-from .recognise import SD2, name_of_config
-from .tensorfile import TensorFile
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

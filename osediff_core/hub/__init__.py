@@ -1,0 +1,1 @@
+"""Published files: what is known of them, getting one whole and checked, and what the cache has."""

@@ -1,0 +1,1 @@
+"""Weights files: reading them without executing anything, and knowing what they are."""
