@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..osediff_core.choices import COLORS
 from ..osediff_core.errors import OSEDiffError
 from ..osediff_core.resize import resize_alpha, resize_bicubic
 from ..osediff_core.restore import decode, finish
@@ -18,8 +19,6 @@ from .images import join_image, split_image
 from .latents import pads_to, true_size, unpack_latent
 from .managed import ManagedModel, ModelType, free_memory
 from .progress import progress_bar, say
-
-COLORS = ("adain", "wavelet", "none")
 
 
 def color_input() -> io.Combo.Input:

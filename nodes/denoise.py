@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..osediff_core.inputs import MOST_DETAIL
+from ..osediff_core.choices import MOST_DETAIL
 from ..osediff_core.restore import denoise, tile_side
 from ..osediff_core.room import Room
 from ..osediff_core.tiling import grid

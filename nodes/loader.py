@@ -9,9 +9,10 @@ from comfy_api.latest import io
 
 from ..osediff_core import OSEDiff
 from ..osediff_core.base.marker import read_marker
+from ..osediff_core.choices import DTYPES
 from ..osediff_core.errors import OSEDiffError
 from .checks import one_of
-from .managed import DTYPES, ManagedModel, ModelType, choose_dtype
+from .managed import ManagedModel, ModelType, choose_dtype
 from .paths import base_paths, fingerprint, resolve, vocabulary_folder, weights_paths
 
 CATEGORY = "OSEDiff"

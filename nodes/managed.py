@@ -9,6 +9,7 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..osediff_core.choices import DTYPES
 from ..osediff_core.room import CONVOLUTION, unet_memory
 from ..osediff_core.vae.exact import decode_memory, encode_memory
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 ModelType = io.Custom("OSEDIFF_MODEL")
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+TYPES = {name: getattr(torch, name) for name in DTYPES}
 
 
 class _Holder(torch.nn.Module):
@@ -80,8 +81,8 @@ def free_memory(device: torch.device) -> int:
 def choose_dtype(name: str) -> torch.dtype:
     """The dtype of that name; "auto" is ComfyUI's own choice for the device and its command line flags."""
     if name != "auto":
-        return DTYPES[name]
+        return TYPES[name]
     chosen = model_management.unet_dtype(
-        device=model_management.get_torch_device(), supported_dtypes=list(DTYPES.values())
+        device=model_management.get_torch_device(), supported_dtypes=list(TYPES.values())
     )
-    return chosen if chosen in DTYPES.values() else torch.float32  # fp8 flags mean nothing to OSEDiff
+    return chosen if chosen in TYPES.values() else torch.float32  # fp8 flags mean nothing to OSEDiff

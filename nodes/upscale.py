@@ -5,12 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..osediff_core.choices import COLORS
 from ..osediff_core.prompts.text import join_prompts, split_prompts
 from ..osediff_core.resize import resize_alpha, target_size
 from ..osediff_core.restore import restore
 from .checks import one_of
 from .dape import DapeType, ManagedTagger, one_by_one
-from .decode import COLORS, color_input
+from .decode import color_input
 from .denoise import TILES, detail_input, tile_input, tile_value
 from .encode import IMAGE_TIP, prompt_input, scale_input
 from .images import join_image, split_image

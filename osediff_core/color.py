@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .choices import COLORS
 from .errors import OSEDiffError
-
-METHODS = ("adain", "wavelet", "none")
 
 
 def check_method(method: str) -> None:
     """Raise OSEDiffError unless there is such a method: for callers with work to do before they match."""
-    if method not in METHODS:
-        raise OSEDiffError(f"the colour method is one of {', '.join(METHODS)}, got {method!r}")
+    if method not in COLORS:
+        raise OSEDiffError(f"the colour method is one of {', '.join(COLORS)}, got {method!r}")
 
 
 def match_color(sr: Tensor, reference: Tensor, method: str = "adain") -> Tensor:
@@ -60,10 +59,16 @@ def wavelet(sr: Tensor, reference: Tensor) -> Tensor:
 
 def low_frequencies(x: Tensor, levels: int = 5) -> Tensor:
     """Return what is left of `x` after `levels` binomial 3x3 blurs, dilated by 1, 2, 4, ... (a trous)."""
-    row = torch.tensor([1.0, 2.0, 1.0], device=x.device) / 4
+    row = torch.full((3,), 0.25, device=x.device)
+    row[1] = 0.5  # filled in there: numbers that travel to a card wait for what it is doing
     kernel = (row[:, None] * row[None, :]).expand(x.shape[1], 1, 3, 3)  # (3, 1, 3, 3)
     for level in range(levels):
         r = 2**level
         padded = F.pad(x, (r, r, r, r), mode="replicate")  # (B, 3, H + 2r, W + 2r)
         x = F.conv2d(padded, kernel, groups=x.shape[1], dilation=r)  # (B, 3, H, W)
     return x
+
+
+def to_levels(image: Tensor) -> Tensor:
+    """Return a float image in [0, 1] as uint8, rounded: truncating, as published, darkens by half a level."""
+    return image.clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .choices import MOST_DETAIL
 from .errors import OSEDiffError
-
-MOST_DETAIL = 2.0  # beyond, latents are far from any that the decoder has seen
 
 
 def check_prompts(prompt: str | Sequence[str], count: int) -> list[str]:

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .choices import OFFLOADS
 from .errors import OSEDiffError
-
-OFFLOADS = ("none", "parts")
 
 
 def check_offload(offload: str) -> None:

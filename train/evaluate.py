@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS
+from osediff_core.choices import COLORS
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.resize import resize_bicubic
@@ -172,7 +173,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--hq", type=Path, help="folder of HQ photographs instead of the held-out crops")
     parser.add_argument("--lq", type=Path, help="folder of their real LQ at a quarter of the size")
-    parser.add_argument("--color", default="adain", choices=("adain", "wavelet", "none"))
+    parser.add_argument("--color", default="adain", choices=COLORS)
     parser.add_argument("--seed", type=int, default=1000, help="picture i is degraded from seed + i")
     parser.add_argument("--sheet", type=Path, help="write a comparison picture of the first pairs")
     parser.add_argument("--json", type=Path, help="write the rows as JSON too")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DEMO_BASE = Path(__file__).parents[1] / "demo" / "base"
 DEMO_WEIGHTS = Path(__file__).parents[1] / "demo" / "osediff_demo.safetensors"
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt", ".sft")
-DTYPES = {
+TYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
@@ -155,8 +155,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     """Return the floating type; "auto" is float16 on cuda, else float32."""
     if dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
-    resolved = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if resolved not in DTYPES.values():
+    resolved = TYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if resolved not in TYPES.values():
         raise OSEDiffError(f"the dtype is auto, float32, float16 or bfloat16, got {dtype!r}")
     _check_computes(device, resolved)
     return resolved

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..choices import DTYPES
 from ..console import DONE, CommandError, answer, command_parser, note
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 SUFFIX_OF = {"osediff": (".safetensors",), "published": (".pkl", ".pt", ".pth", ".bin")}
 LAYOUTS = ("osediff", "published", "comfyui", "merged")
-DTYPES = ("float16", "bfloat16", "float32")
 EPILOG = """\
 layouts:
   osediff    one .safetensors file of this project, with rank, alpha and how it was trained
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--base", metavar="PATH", help="the base that the checkpoint was trained on")
     add("--dtype", choices=DTYPES, help="of a merged model (default float16)")
     add("--strength", type=float, metavar="N", help="of a merged model (default 1, as trained)")
-    add("--vocabulary", metavar="FOLDER", help="CLIP's vocabulary, to merge into a single-file base")
+    add("--vocabulary", metavar="FOLDER", help="of a base in one file: where vocab.json and merges.txt are")
     add("--overwrite", action="store_true", help="replace files that exist; folders never")
     return parser
 
@@ -142,7 +142,7 @@ def _comfyui(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> 
 
 
 def _merged(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
-    from ..base.load import DTYPES as TYPES
+    from ..base.load import TYPES
     from ..merged import write_merged
 
     write_merged(

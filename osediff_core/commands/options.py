@@ -7,13 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..choices import COLORS, DTYPES, MOST_DETAIL, OFFLOADS
 from ..console import version
 
 FORMATS = ("png", "jpg", "webp", "tif", "bmp")
-COLORS = ("adain", "wavelet", "none")
-DTYPES = ("auto", "float32", "float16", "bfloat16")
-OFFLOADS = ("none", "parts")
-MOST_DETAIL = 2.0  # as in `inputs`: help is answered without torch
 EPILOG = """\
 A result that exists is replaced only with --overwrite: without it, a single picture is refused, and a folder
 run goes on where it stopped. EXIF is kept; the result is tagged sRGB.
@@ -71,11 +68,17 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--base", metavar="BASE", help="Stable Diffusion 2.1-base: a folder, one file, or a cached hub id")
     add("--weights", metavar="FILE", help="the OSEDiff checkpoint for that base (.safetensors or .pkl)")
+    add("--vocabulary", metavar="FOLDER", help="of a base in one file: where vocab.json and merges.txt are")
     add(
         "--strength", type=_number, default=1.0, metavar="N", help="of the checkpoint (default 1, as trained)"
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu (default auto)")
-    add("--dtype", choices=DTYPES, default="auto", help="default auto: float16 on cuda, else float32")
+    add(
+        "--dtype",
+        choices=("auto", *DTYPES),
+        default="auto",
+        help="default auto: float16 on cuda, else float32",
+    )
     add("--compile", action="store_true", help="torch.compile, for many pictures of one size, where it works")
     _add_memory_options(parser)
 

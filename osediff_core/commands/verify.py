@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..choices import COLORS
 from ..console import DONE, FAILED, answer, command_parser, note, say, show
 from ..errors import OSEDiffError
 
@@ -33,10 +34,11 @@ def main(argv: Sequence[str]) -> int:
     add("published", type=Path, metavar="PUBLISHED", help="the folder of published results, same names")
     add("--base", metavar="BASE", help="as for restoring (default, without --weights, the demo)")
     add("--weights", metavar="FILE", help="the checkpoint, such as osediff.pkl")
+    add("--vocabulary", metavar="FOLDER", help="of a base in one file: where vocab.json and merges.txt are")
     add("--tagger", metavar="FILE", help="a file of osediff convert-dape, for the prompts")
     add("--prompt", default="", metavar="TEXT", help="what all pictures show (default nothing)")
     add("--scale", type=float, default=4.0, metavar="N", help="how much larger (default 4)")
-    add("--color", choices=("adain", "wavelet", "none"), default="adain", help="default adain, as published")
+    add("--color", choices=COLORS, default="adain", help="default adain, as published")
     add("--most", type=int, metavar="N", help="compare no more than N pictures")
     add("--device", default="auto", help="auto, cpu, cuda, mps, xpu (default auto)")
     add("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"), help="default auto")
@@ -49,7 +51,9 @@ def _verify(args: argparse.Namespace) -> int:
     from ..verify import Row, compare, find_pairs, machine_lines, table
 
     pairs = find_pairs(args.inputs, args.published, args.most)
-    model = OSEDiff.from_pretrained(args.base, args.weights, dtype=args.dtype, device=args.device)
+    model = OSEDiff.from_pretrained(
+        args.base, args.weights, dtype=args.dtype, device=args.device, vocabulary=args.vocabulary
+    )
     source = _prompt_source(args)
     rows: list[Row] = []
     for done, pair in enumerate(pairs, start=1):

@@ -21,7 +21,7 @@ TRAINING_ONLY = {"accelerate", "peft", "lpips", "tyro", "tensorboard"}
 NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | {"torchvision", "timm"}
 HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision", "lpips"}
 LAYERS = [
-    {"errors"},
+    {"errors", "choices"},
     {"diffusion", "lora", "color", "resize", "memory", "offload", "inputs", "embeddings"},
     {"tiling", "compiled"},
     {"hub"},
@@ -34,6 +34,7 @@ LAYERS = [
     {"merged", "cost", "describe"},
     {"room", "finite"},
     {"unet_tiles"},
+    {"steps"},
     {"restore"},
     {"__init__"},
     {"batch", "verify"},

@@ -7,8 +7,8 @@ from PIL import Image
 
 from osediff_core import OSEDiff, restore
 from osediff_core.batch import Settings, restore_file
-from osediff_core.commands.options import MOST_DETAIL, restore_parser
-from osediff_core.inputs import MOST_DETAIL as CORE_MOST_DETAIL
+from osediff_core.choices import MOST_DETAIL
+from osediff_core.commands.options import restore_parser
 from osediff_core.pictures.images import read_image
 
 
@@ -33,7 +33,7 @@ def test_the_option_is_1_by_default_and_as_far_as_the_core_goes():
     parser = restore_parser({})
     assert parser.parse_args(["in", "out"]).detail == 1.0
     assert parser.parse_args(["in", "out", "--detail", "0.25"]).detail == 0.25
-    assert MOST_DETAIL == CORE_MOST_DETAIL
+    assert parser.parse_args(["in", "out", "--detail", f"{MOST_DETAIL}"]).detail == MOST_DETAIL
 
 
 @pytest.mark.parametrize("value", ["-0.1", "2.5", "nan", "much"])
