@@ -115,6 +115,7 @@ def _load(args: argparse.Namespace, share: Share) -> OSEDiff:
         strength=args.strength,
         dtype=args.dtype,
         device=device_of(share, args.device),
+        vocabulary=args.vocabulary,
         offload=args.offload,
         compile=args.compile,
     )
