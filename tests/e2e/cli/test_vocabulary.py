@@ -1,4 +1,4 @@
-"""--vocabulary: a base in one file has no tokenizer, so each command that loads one can be told where it is."""
+"""--vocabulary: a base in one file has no tokenizer, so every command that loads one can be told of it."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from osediff_core.cli import main
 from osediff_core.model import OSEDiff
-from osediff_core.weights.recognise import CONV_IN, CROSS_ATTENTION, TEXT_2, UNET, VAE, V_SIGN
+from osediff_core.weights.recognise import CONV_IN, CROSS_ATTENTION, TEXT_2, UNET, V_SIGN, VAE
 
 COMMANDS = {
     "restore": "a.png b.png",
@@ -17,7 +17,7 @@ COMMANDS = {
 
 @pytest.fixture
 def single_file(tmp_path, micro, picture, monkeypatch):
-    """A folder with pictures, a checkpoint and what is recognised as Stable Diffusion 2.1-base in one file."""
+    """A folder with pictures, a checkpoint, and what is taken for Stable Diffusion 2.1-base in one file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("osediff_core.base.vocabulary._places", list)  # a computer without any
     (tmp_path / "o.pkl").symlink_to(micro / "osediff.pkl")
