@@ -123,6 +123,44 @@ def test_csd_is_vsd_with_the_negative_score_as_critic(drawn):
     assert same.grad.abs().max() == 0
 
 
+def test_csd_climbs_the_classifier_that_the_two_scores_imply():
+    """Two Gaussians whose scores are known: autograd of log p(prompt | z_t), by Bayes, against the loss.
+
+    z given the prompt is N(m, 1), given the negative prompt N(n, 1), element by element. Noised, they are
+    N(sqrt(a) m, 1) and N(sqrt(a) n, 1), and eps = -sqrt(1 - a) times the score is the best prediction.
+    """
+    generator = torch.Generator().manual_seed(3)
+    z, noise, m, n = torch.randn(4, 2, 4, 8, 8, generator=generator, dtype=torch.float64)
+    t, guidance = torch.tensor([150, 600]), 7.5
+    alpha_bar = ALPHAS_CUMPROD.double()[t].view(-1, 1, 1, 1)  # (B, 1, 1, 1)
+
+    def log_density(z_t, mean):
+        return -0.5 * (z_t - alpha_bar.sqrt() * mean).square().sum()
+
+    def teacher(z_t, _):
+        found = []
+        for mean in (n, m):
+            with torch.enable_grad():
+                x = z_t.clone().requires_grad_()
+                (score,) = torch.autograd.grad(log_density(x, mean), x)
+            found.append(-(1 - alpha_bar).sqrt() * score)
+        return tuple(found)
+
+    own = z.clone().requires_grad_()
+    csd_loss(own, noise, t, ALPHAS_CUMPROD.double(), teacher, guidance)[0].backward()
+    z_t = add_noise(z, noise, alpha_bar.flatten()).requires_grad_()
+    log_ratio = log_density(z_t, m) - log_density(z_t, n)  # log p(prompt | z_t) - log p(negative | z_t)
+    (climb,) = torch.autograd.grad(log_ratio, z_t)  # (B, C, h, w)
+    eps = guided(*teacher(z_t.detach(), t), guidance)
+    far = (z - predict_x0(z_t.detach(), eps, alpha_bar.flatten())).abs().mean(dim=(1, 2, 3), keepdim=True)
+    wanted = -2 / z.numel() * guidance * (1 - alpha_bar) / alpha_bar.sqrt() * climb / far
+    torch.testing.assert_close(own.grad, wanted)
+    other = -2 / z.numel() * (guidance - 1) * (1 - alpha_bar) / alpha_bar.sqrt() * climb / far
+    assert not torch.allclose(own.grad, other, rtol=0.05), (
+        "control: VSD's teacher against the prompt's own score"
+    )
+
+
 def test_distances_are_sorted_by_timestep():
     sums, counts = binned(torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0, 199, 200, 999]), 5)
     assert sums.tolist() == [3, 4, 0, 0, 8]
