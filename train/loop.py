@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
 
 from osediff_core.base.load import DEMO_BASE
 from osediff_core.errors import OSEDiffError
@@ -20,11 +17,11 @@ from osediff_core.weights.checkpoint import write_checkpoint
 
 from .averages import averaging
 from .config import TrainConfig, to_toml
-from .data import PictureDataset, build_dataset, build_validation, degrade_batch
-from .draws import draw, stream
+from .data import PictureDataset, build_dataset
+from .draws import stream
 from .ema import RunningAverage
-from .interrupt import StopRequest, leave_signals_to_parent
-from .metrics import psnr_y, ssim_y
+from .feed import Feed
+from .interrupt import StopRequest
 from .networks import Backbone
 from .perceptual import build_perceptual
 from .prompt_sources import Prompter
@@ -43,6 +40,7 @@ from .state import (
     write_state,
 )
 from .steps import Batch, Stepper
+from .validation import Validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,7 +49,6 @@ log = logging.getLogger(__name__)
 
 NEWEST, BEST = "osediff.safetensors", "osediff_best.safetensors"
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-MEASURES = {"psnr": psnr_y, "ssim": ssim_y}
 
 
 def train(config: TrainConfig) -> Path:
@@ -74,7 +71,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, dataset: PictureDataset, accelerator: Accelerator) -> None:
         """Load the base onto the device and add what is trained."""
-        self.config, self.dataset, self.accelerator = config, dataset, accelerator
+        self.config, self.accelerator = config, accelerator
         self.device: torch.device = accelerator.device
         run = config.run
         self.share = Share(
@@ -84,8 +81,9 @@ class Trainer:
         model = OSEDiff.from_pretrained(config.model.base or DEMO_BASE, dtype="float32", device=self.device)
         self.base = fingerprint(model)
         prompt, negative = embed_prompts(model, config)  # (1, L, D) each
-        self.prompter = Prompter(config.prompts, prompt, model, self.device)
-        self.shown = build_validation(config.data, config.degradation, run.seed)
+        self.feed = Feed(
+            config, dataset, self.share, model, Prompter(config.prompts, prompt, model, self.device)
+        )
         with_critic = config.loss.lambda_vsd > 0
         again = with_critic and config.loss.vsd_space == "image"
         self.backbone = Backbone(model, config.model, stream(run.seed, "weights"), with_critic, again)
@@ -94,6 +92,7 @@ class Trainer:
         self._choose_numbers()
         uses_perceptual = config.loss.lambda_perceptual > 0
         perceptual = build_perceptual(config.loss.perceptual, self.device) if uses_perceptual else None
+        self.validation = Validation(config, self.feed, self.backbone, perceptual)
         self.stepper = Stepper(self.backbone, config, perceptual, prompt, negative, averaging(accelerator))
         decay = config.optim.ema_decay
         self.ema = RunningAverage(self.backbone.generator_parameters(), decay) if decay else None
@@ -116,7 +115,7 @@ class Trainer:
         report = Report(self.config.run, self.step) if self.accelerator.is_main_process else None
         try:
             with StopRequest() as stop:
-                for batches in self._rounds():
+                for batches in self.feed.rounds(self.step):
                     self._one_step(batches, report)
                     if self._stopped(stop):
                         break
@@ -149,9 +148,10 @@ class Trainer:
             return
         report.losses(self.step, values, rate)
         if run.sample_every and (self.step % run.sample_every == 0 or self.step in (1, run.steps)):
-            lq, sr, hq = self._restored_samples()
+            with self._exported():
+                lq, sr, hq = self.validation.restored()
             report.samples(self.step, lq, sr, hq)
-            report.measures(self.step, self._measured(sr, hq))
+            report.measures(self.step, self.validation.measured(sr, hq))
 
     def _stopped(self, stop: StopRequest) -> bool:
         """Whether any process was asked to stop: all must hear of it, or the others would wait for it."""
@@ -160,50 +160,6 @@ class Trainer:
         if wanted and self.accelerator.is_main_process:
             log.warning("Stopped by %s after step %d.", stop.name or "another process", self.step)
         return wanted
-
-    def _rounds(self) -> Iterator[list[Batch]]:
-        """Give the batches of each step that is left."""
-        run = self.config.run
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=self.share.batches(self.step, run.steps),
-            num_workers=run.workers,
-            worker_init_fn=leave_signals_to_parent,
-            pin_memory=self.device.type == "cuda",
-        )
-        batches = []
-        for sample in loader:
-            batches.append(self._batch(sample))
-            if len(batches) == run.accumulation:
-                yield batches
-                batches = []
-
-    def _batch(self, sample: dict[str, Any]) -> Batch:
-        config, model = self.config, self.backbone.model
-        hq, lq = sample["hq"].to(self.device), sample["lq"].to(self.device)  # (B, 3, H, W) each
-        lq = degrade_batch(hq, lq, sample["index"], sample["remarks"], config.degradation, config.run.seed)
-        shape = (model.latent_channels, *(n // model.reduction for n in lq.shape[-2:]))
-        draws = draw(config.run.seed, sample["index"].tolist(), shape, config.loss, self.device)
-        embeds = self.prompter.embeds(lq, hq, sample["name"])
-        return Batch(lq, hq, draws, embeds, sample["remarks"])
-
-    @torch.no_grad()
-    def _restored_samples(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Restore the validation samples, the same ones every time: lq, sr, hq, (N, 3, H, W) each."""
-        samples = [self.shown[index] for index in range(self.config.run.sample_count)]
-        batch = self._batch(default_collate(samples))
-        with self._exported():
-            sr, _ = self.backbone.generate(batch.lq, batch.prompt_embeds, None)  # (N, 3, H, W)
-        return batch.lq, sr, batch.hq
-
-    @torch.no_grad()
-    def _measured(self, sr: Tensor, hq: Tensor) -> dict[str, float]:
-        """Measure restored samples (N, 3, H, W) in [0, 1]: PSNR, SSIM and the perceptual term of the loss."""
-        values = {name: measure(sr.cpu(), hq.cpu()).mean().item() for name, measure in MEASURES.items()}
-        if self.stepper.perceptual is not None:
-            distance = self.stepper.perceptual(sr * 2 - 1, hq * 2 - 1).mean().item()
-            values[self.config.loss.perceptual] = distance
-        return values
 
     def _exported(self) -> AbstractContextManager[None]:
         """Give the generator the weights that checkpoints get."""
@@ -274,11 +230,12 @@ class Trainer:
 
     def _is_best(self) -> bool:
         """Measure the sample pictures, where that is asked for, and remember the best value."""
-        measure = MEASURES.get(self.config.run.best_by)
-        if measure is None:
+        name = self.config.run.best_by
+        if name == "none":
             return False
-        _, sr, hq = self._restored_samples()
-        value = measure(sr.cpu(), hq.cpu()).mean().item()
+        with self._exported():
+            _, sr, hq = self.validation.restored()
+        value = self.validation.measured(sr, hq)[name]
         if value <= self.best:
             return False
         self.best = value

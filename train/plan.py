@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .config import LossConfig, TrainConfig
+from .config import TrainConfig
 from .data import build_dataset
 from .draws import draw
 from .loop import Trainer
@@ -73,7 +73,7 @@ def activation_bytes(stepper: Stepper, config: TrainConfig, side: int) -> int:
     alone.critic = None  # teacher and critic judge without keeping anything
     model, count = stepper.backbone.model, config.run.batch_size
     shape = (model.latent_channels, side // model.reduction, side // model.reduction)
-    draws = draw(0, range(count), shape, LossConfig(), torch.device("cpu"))
+    draws = draw(0, range(count), shape, config.loss, torch.device("cpu"))
     picture = torch.zeros(count, 3, side, side)
     meter = MemoryMeter()
     with FakeTensorMode(allow_non_fake_inputs=True), meter:

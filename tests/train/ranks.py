@@ -31,8 +31,7 @@ def main(config, folder):
     leave(trainer, "together")
     for updater in (trainer.stepper.generator, trainer.stepper.critic):
         updater.average = alone
-    trainer.step = 0
-    trainer.stepper.step(next(trainer._rounds()))
+    trainer.stepper.step(next(trainer.feed.rounds(0)))
     leave(trainer, "apart")
 
 

@@ -22,11 +22,11 @@ from train.data import (
     degrade_batch,
     draw_crop,
     find_pictures,
-    step_indices,
 )
 from train.data.crops import draw_pair
 from train.data.sources import BLOCK, Mix
 from train.degradation import DegradationConfig, sharpen
+from train.shares import Share
 
 DEGRADATION = DegradationConfig()
 
@@ -76,8 +76,8 @@ def test_the_same_number_is_the_same_sample_whatever_came_before(folder):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_do_not_change_the_run(folder, workers):
     def batches(count: int) -> list[dict]:
-        sampler = step_indices(1, 4, 2)
-        return list(DataLoader(dataset(folder), batch_size=2, sampler=sampler, num_workers=count))
+        numbers = Share(rank=0, processes=1, batch_size=2, accumulation=1).batches(1, 4)
+        return list(DataLoader(dataset(folder), batch_sampler=numbers, num_workers=count))
 
     wanted, got = batches(0), batches(workers)
     assert [batch["index"].tolist() for batch in got] == [[2, 3], [4, 5], [6, 7]]

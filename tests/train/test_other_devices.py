@@ -132,7 +132,7 @@ def test_training(on_device, config, monkeypatch):
     trainer = Trainer(settings, dataset, Accelerator(cpu=True))
     model = trainer.backbone.model
     on_device.mark(*model.parameters(), *model.buffers())
-    make = trainer._batch
+    make = trainer.feed.batch
 
     def marked(sample):
         on_device.mark(sample["hq"], sample["lq"])
@@ -140,7 +140,7 @@ def test_training(on_device, config, monkeypatch):
         assert made.lq in on_device.marked
         return made
 
-    monkeypatch.setattr(trainer, "_batch", marked)
+    monkeypatch.setattr(trainer.feed, "batch", marked)
     assert trainer.run().is_file()
 
 

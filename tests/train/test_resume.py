@@ -214,7 +214,7 @@ def test_the_newest_and_the_best_are_kept(run):
 
 def test_the_best_is_the_best(run, monkeypatch):
     values = iter([1.0, 3.0, 2.0])
-    monkeypatch.setattr("train.loop.MEASURES", {"ssim": lambda sr, hq: torch.tensor([next(values)])})
+    monkeypatch.setattr("train.validation.MEASURES", {"ssim": lambda sr, hq: torch.tensor([next(values)])})
     config = run("best", run={"steps": 3, "checkpoint_every": 1, "best_by": "ssim"})
     train(config)
     best = read_checkpoint(Path(config.run.out) / "osediff_best.safetensors")
@@ -332,7 +332,7 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_next_one_does(run, batch
     trainer = Trainer(config, build_dataset(config.data, config.degradation, 0), Accelerator(cpu=True))
     before = {k: p.detach().clone() for k, p in trainer.backbone.generator_parameters().items()}
     perceptual = trainer.stepper.perceptual
-    rounds = trainer._rounds()
+    rounds = trainer.feed.rounds(0)
     trainer.stepper.perceptual = lambda sr, hq: perceptual(sr, hq) * float("inf")
     assert trainer.stepper.step(next(rounds))["skipped"] == 1
     after = trainer.backbone.generator_parameters()

@@ -9,7 +9,6 @@ from .dataset import (
     build_dataset,
     build_validation,
     degrade_batch,
-    step_indices,
 )
 from .pictures import find_pictures
 
@@ -23,5 +22,4 @@ __all__ = [
     "degrade_batch",
     "draw_crop",
     "find_pictures",
-    "step_indices",
 ]

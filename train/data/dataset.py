@@ -54,11 +54,6 @@ def build_validation(data: DataConfig, degradation: DegradationConfig, seed: int
     return build_dataset(held_out, degradation, seed)
 
 
-def step_indices(first_step: int, last_step: int, batch_size: int) -> range:
-    """Sample numbers of the steps [first_step, last_step), in order: a sampler for the DataLoader."""
-    return range(first_step * batch_size, last_step * batch_size)
-
-
 class PictureDataset(Dataset[Sample]):
     """Random crops of the pictures with their degraded counterparts; see the module for what an index is."""
 

@@ -1,0 +1,43 @@
+"""The pictures that are shown and measured while a run goes on: always the same ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from .config import TrainConfig
+from .data import build_validation
+from .feed import Feed
+from .losses import PerceptualLoss
+from .metrics import psnr_y, ssim_y
+from .networks import Backbone
+
+MEASURES = {"psnr": psnr_y, "ssim": ssim_y}
+
+
+class Validation:
+    """Restores the first samples of the validation pictures; without any, of the training pictures."""
+
+    def __init__(
+        self, config: TrainConfig, feed: Feed, backbone: Backbone, perceptual: PerceptualLoss | None
+    ) -> None:
+        """Find the pictures. Raises OSEDiffError where they are missing."""
+        self.config, self.feed, self.backbone, self.perceptual = config, feed, backbone, perceptual
+        self.dataset = build_validation(config.data, config.degradation, config.run.seed)
+
+    @torch.no_grad()
+    def restored(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Restore the samples with the generator as it is: lq, sr, hq, (N, 3, H, W) in [0, 1] each."""
+        samples = [self.dataset[index] for index in range(self.config.run.sample_count)]
+        batch = self.feed.batch(default_collate(samples))
+        sr, _ = self.backbone.generate(batch.lq, batch.prompt_embeds, None)  # (N, 3, H, W)
+        return batch.lq, sr, batch.hq
+
+    @torch.no_grad()
+    def measured(self, sr: Tensor, hq: Tensor) -> dict[str, float]:
+        """Measure restored samples (N, 3, H, W) in [0, 1]: PSNR, SSIM and the perceptual term of the loss."""
+        values = {name: measure(sr.cpu(), hq.cpu()).mean().item() for name, measure in MEASURES.items()}
+        if self.perceptual is not None:
+            values[self.config.loss.perceptual] = self.perceptual(sr * 2 - 1, hq * 2 - 1).mean().item()
+        return values
