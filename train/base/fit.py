@@ -48,28 +48,33 @@ def fit(
     goes on from its file if there is one, writes it now and then, and removes it at the end.
     Raises OSEDiffError when the loss is not finite, or when the file belongs to another training.
     """
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)
+    parts = training_parts(model, groups, steps, ema_decay)
     parameters = [p for group in groups for p in group["params"]]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step / steps))
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
-    )
-    parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
     done = resume(keep, parts) if keep and keep.file.exists() else 0
     for step in range(done, steps):
         loss = loss_of(step)
         if not torch.isfinite(loss):
             raise OSEDiffError(f"the loss of the base training is {loss.item()} at step {step}: lower its lr")
-        optimizer.zero_grad(set_to_none=True)
+        parts["optimizer"].zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(model)
+        parts["optimizer"].step()
+        parts["schedule"].step()
+        parts["average"].update_parameters(model)
         report(step, loss.item())
         if keep and (step + 1) % keep.every == 0:
             save(keep, parts, step + 1)
-    model.load_state_dict(average.module.state_dict())
+    model.load_state_dict(parts["average"].module.state_dict())
+
+
+def training_parts(model: nn.Module, groups: list[dict], steps: int, ema_decay: float) -> dict:
+    """Make what a training steps and what it must keep to go on: model, average, optimizer, schedule."""
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step / steps))
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
+    )
+    return {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
 
 
 def save(keep: Keep, parts: dict, step: int) -> None:

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 LEAVES = "leaves"
 """Pictures whose name starts so are synthetic (`python -m train.pictures`)."""
-PROMPTS = {"photo": "photograph", "leaves": "dead leaves", "degraded": "blurry, noisy"}
-"""What the prior is told about a sample: a photograph, a synthetic picture, or a degraded one."""
+WORDS = ("", "photograph", "dead leaves", "blurry, noisy")
+"""What the prior is told about a sample: nothing, or that it is a photograph, synthetic, or degraded."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,27 @@ def degrade_roughly(x: Tensor, generator: torch.Generator) -> Tensor:
     return (blurred + uniform(generator, 0, 0.1) * torch.randn(x.shape, generator=generator)).clamp(0, 1)
 
 
+@dataclass(frozen=True)
+class Told:
+    """Samples for the prior: x (B, 3, H, W) in [0, 1], which of WORDS each is told, (B,), and t, (B,)."""
+
+    x: Tensor
+    words: Tensor
+    t: Tensor
+
+
+def draw_told(pool: Pool, prior: PriorConfig, generator: torch.Generator) -> Told:
+    """Draw crops, spoil some of them, and decide what the prior is told about each."""
+    x, chosen = draw_batch(
+        pool.pictures, pool.weights, prior.batch, partial(draw_crop, size=prior.crop), generator
+    )
+    spoiled = torch.rand(prior.batch, generator=generator) < prior.degraded
+    x = torch.where(spoiled.view(-1, 1, 1, 1), degrade_roughly(x, generator), x)
+    words = torch.where(spoiled, 3, torch.where(pool.synthetic[chosen], 2, 1))
+    words = torch.where(torch.rand(prior.batch, generator=generator) < prior.drop_prompt, 0, words)
+    return Told(x, words, torch.randint(0, prior.max_timestep, (prior.batch,), generator=generator))
+
+
 def train_prior(config: BaseConfig) -> None:
     """Train the UNet and the text encoder on the latents of OUT/vae, and write both with their companions."""
     from diffusers import AutoencoderKL
@@ -164,36 +185,36 @@ def train_prior(config: BaseConfig) -> None:
     torch.manual_seed(config.seed)  # initial weights
     text_encoder = build_text_encoder(prior.text_width, prior.text_layers)
     unet = build_unet(prior, vae.config["latent_channels"], prior.crop >> (len(config.vae.widths) - 1))
-    both = nn.ModuleDict({"unet": unet, "text": text_encoder})
-    cut = partial(draw_crop, size=prior.crop)
-    words = ["", *PROMPTS.values()]
-    ids = tokenizer(words, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+    length = tokenizer.model_max_length
+    ids = tokenizer(list(WORDS), padding="max_length", max_length=length, return_tensors="pt").input_ids
 
     def loss_of(step: int) -> Tensor:
-        x, chosen = draw_batch(pool.pictures, pool.weights, prior.batch, cut, generator)
-        spoiled = torch.rand(prior.batch, generator=generator) < prior.degraded
-        x = torch.where(spoiled.view(-1, 1, 1, 1), degrade_roughly(x, generator), x)
-        told = torch.where(spoiled, 3, torch.where(pool.synthetic[chosen], 2, 1))
-        told = torch.where(torch.rand(prior.batch, generator=generator) < prior.drop_prompt, 0, told)
-        t = torch.randint(0, prior.max_timestep, (prior.batch,), generator=generator)
-        with autocast(config, x):
+        told = draw_told(pool, prior, generator)
+        with autocast(config, told.x):
             with torch.no_grad():
-                z = vae.encode(2 * x - 1).latent_dist.mean.float() * vae.config["scaling_factor"]
+                z = vae.encode(2 * told.x - 1).latent_dist.mean.float() * vae.config["scaling_factor"]
             noise = torch.randn(z.shape, generator=generator)
-            embeds = text_encoder(ids.input_ids)[0][told]  # (B, L, D)
-            return prior_loss(unet, z, embeds, t, noise, alphas)
+            embeds = text_encoder(ids)[0][told.words]  # (B, L, D)
+            return prior_loss(unet, z, embeds, told.t, noise, alphas)
 
-    last = {id(p) for m in (unet.conv_norm_out, unet.conv_out) for p in m.parameters()}
-    groups = [
-        {"params": [p for p in both.parameters() if id(p) not in last], "lr": prior.lr},
-        {"params": [p for p in both.parameters() if id(p) in last], "lr": prior.lr * prior.output_lr_scale},
-    ]
+    both = nn.ModuleDict({"unet": unet, "text": text_encoder})
     keep = Keep(out / "prior_unfinished.pt", generator, repr((config.seed, prior)))
-    fit(both, loss_of, groups, prior.steps, partial(log_progress, "prior", prior.steps), keep)
+    report = partial(log_progress, "prior", prior.steps)
+    fit(both, loss_of, prior_groups(both, prior), prior.steps, report, keep)
     unet.eval().save_pretrained(out / "unet")
     text_encoder.eval().save_pretrained(out / "text_encoder")
     write_index(out)
     keep.file.unlink(missing_ok=True)
+
+
+def prior_groups(both: nn.ModuleDict, prior: PriorConfig) -> list[dict]:
+    """Divide the parameters by learning rate: the layers that end the UNet are slower."""
+    unet = both["unet"]
+    last = {id(p) for m in (unet.conv_norm_out, unet.conv_out) for p in m.parameters()}  # pyright: ignore[reportAttributeAccessIssue]
+    return [
+        {"params": [p for p in both.parameters() if id(p) not in last], "lr": prior.lr},
+        {"params": [p for p in both.parameters() if id(p) in last], "lr": prior.lr * prior.output_lr_scale},
+    ]
 
 
 def write_index(out: Path) -> None:
