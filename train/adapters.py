@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -57,7 +58,9 @@ def add_adapter(module: nn.Module, name: str, targets: list[str], rank: int, alp
     config = peft.LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, init_lora_weights=False
     )
-    peft.inject_adapter_in_model(config, module, name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
+        peft.inject_adapter_in_model(config, module, name)
     for layer in lora_layers(module).values():
         layer.cast_input_dtype_enabled = False  # autocast does the casting, once
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from osediff_core.base.load import resolve_device
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint
@@ -19,6 +23,8 @@ from .state import newest_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.toml"
 LOOK_AT = 64  # numbers per tensor that tell one base from another
@@ -32,9 +38,24 @@ def start_processes(run: RunConfig) -> Accelerator:
         raise OSEDiffError(
             "training needs the packages of the train extra: pip install accelerate peft tensorboard tyro"
         ) from error
-    return Accelerator(
-        cpu=run.device == "cpu", mixed_precision="no"
-    )  # numerical formats are the networks' own
+    # Told that there is no card, accelerate lets processes meet over gloo; otherwise each would train alone.
+    cpu = resolve_device(run.device).type == "cpu"
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no")  # numerical formats are the networks' own
+    if accelerator.num_processes == 1 and launched_as_several(os.environ):
+        log.warning(
+            "accelerate launch was asked for several processes, found no cards and started one: "
+            "with --multi_gpu it starts them on the CPU."
+        )
+    return accelerator
+
+
+def launched_as_several(environment: Mapping[str, str]) -> bool:
+    """Say whether `accelerate launch` was asked for several processes and started one.
+
+    Without cards it does so: it names the point where processes meet, but tells nobody how many there are.
+    """
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment
+    return by_accelerate and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment
 
 
 def check_folder(run: RunConfig) -> None:

@@ -14,6 +14,7 @@ from train.averages import averaging
 from train.config import to_toml
 from train.data import build_dataset
 from train.loop import Trainer
+from train.setup import launched_as_several
 
 ROOT = Path(__file__).parents[2]
 STEPS = 5
@@ -105,15 +106,36 @@ def test_one_exchange_carries_gradients_and_numbers():
     assert idle.grad is None
 
 
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, False),  # one
+        (
+            {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"},
+            True,
+        ),  # two, no cards
+        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}, False),
+        ({"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}, False),  # torchrun
+    ],
+)
+def test_a_launch_that_came_to_less_than_was_asked_for_is_recognised(environment, several):
+    assert launched_as_several(environment) == several
+
+
 @pytest.mark.slow
-def test_the_smoke_configuration_runs_in_two_processes(tmp_path, pictures):
-    arguments = ["--data.sources", str(pictures), "--run.out", str(tmp_path / "smoke"), "--run.device", "cpu"]
-    configuration = ROOT / "train" / "configs" / "smoke.toml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+@pytest.mark.parametrize(("options", "processes"), [((), 1), (("--multi_gpu",), 2)])
+def test_accelerate_launches_the_smoke_configuration(tmp_path, pictures, options, processes):
+    """Without cards `--num_processes 2` alone starts one process, which says so."""
+    out = tmp_path / "smoke"
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--num_processes", "2"]
+    command += ["-m", "train", str(ROOT / "train" / "configs" / "smoke.toml"), "--run.out", str(out)]
+    command += ["--data.sources", str(pictures)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "-m", "train", str(configuration), *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("The newest checkpoint") == 1
+    state = torch.load(out / "state_0000010.pt", weights_only=True)
+    assert len(state["random"]) == processes
+    assert state["global_batch"] == 2 * processes
+    assert ("found no cards and started one" in done.stderr) == (processes == 1)
