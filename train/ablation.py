@@ -27,6 +27,7 @@ from .config import TrainConfig, read_config, to_toml
 from .evaluate import SCALE, Pair, bicubic, degraded_pairs, measure
 from .heldout import heldout_crops
 from .loop import train
+from .setup import fingerprint
 
 CONFIG = Path(__file__).parent / "configs" / "ablation.toml"
 GAN_WEIGHT = 0.05
@@ -37,6 +38,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "VSD loss in image domain": {"vsd_space": "image"},
     "OSEDiff (VSD in latent)": {},
 }
+STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Two-sided 95 % quantiles of Student's t with 1, 2, ... 9 degrees of freedom."""
 MEASURES = ("psnr", "ssim", "sharpness")
 HEADS = ("PSNR-Y, dB", "SSIM-Y", "sharpness", "CPU seconds a step")
 
@@ -97,13 +100,30 @@ def run_all(base: TrainConfig, seeds: int, pairs: list[Pair]) -> list[Result]:
     return results
 
 
-def spread(values: list[float]) -> str:
-    """Write a mean with its standard error over the runs; of one run, the value alone."""
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Return a mean and its standard error over the runs; of one run, the error is infinite."""
     mean = sum(values) / len(values)
     if len(values) < 2:
-        return f"{mean:.3f}"
+        return mean, math.inf
     variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
-    return f"{mean:.3f} ± {math.sqrt(variance / len(values)):.3f}"
+    return mean, math.sqrt(variance / len(values))
+
+
+def spread(values: list[float]) -> str:
+    """Write a mean with its standard error over the runs; of one run, the value alone."""
+    mean, error = mean_and_error(values)
+    return f"{mean:.3f} ± {error:.3f}" if math.isfinite(error) else f"{mean:.3f}"
+
+
+def beyond_chance(values: list[float]) -> bool:
+    """Say whether zero lies outside the 95 % interval of the mean, by Student's t."""
+    mean, error = mean_and_error(values)
+    return abs(mean) > quantile(len(values)) * error
+
+
+def quantile(runs: int) -> float:
+    """Return how many standard errors the 95 % interval of a mean over `runs` values reaches."""
+    return STUDENT_T[min(runs - 1, len(STUDENT_T)) - 1] if runs > 1 else math.inf
 
 
 def table(results: list[Result], reference: Mapping[str, float]) -> str:
@@ -118,30 +138,37 @@ def table(results: list[Result], reference: Mapping[str, float]) -> str:
 
 
 def differences(results: list[Result]) -> str:
-    """Compare each row with the last, seed by seed: the noise that the rows of a seed share falls out."""
+    """Compare each row with the last, seed by seed: the noise that the rows of a seed share falls out.
+
+    Bold is what chance alone does not explain.
+    """
     last = {r.seed: r for r in results if r.row == list(ROWS)[-1]}
     lines = ["| minus OSEDiff, by seed | PSNR-Y, dB | SSIM-Y | sharpness |", "|---|---|---|---|"]
     for row in list(ROWS)[:-1]:
         runs = [r for r in results if r.row == row]
-        cells = [spread([getattr(r, m) - getattr(last[r.seed], m) for r in runs]) for m in MEASURES]
+        gaps = [[getattr(r, m) - getattr(last[r.seed], m) for r in runs] for m in MEASURES]
+        cells = [f"**{spread(gap)}**" if beyond_chance(gap) else spread(gap) for gap in gaps]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def page(config: TrainConfig, seeds: int, pairs: list[Pair], tables: str) -> str:
+def page(config: TrainConfig, seeds: int, pairs: list[Pair], tables: str, base: str) -> str:
     """Write docs/ablation.md: what was done, the tables, and what they are not."""
     run, data = config.run, config.data
+    name = config.model.base or "the bundled demo's"
     return f"""# Table 3 on the demo base
 
 Written by `python -m train.ablation --steps {run.steps} --seeds {seeds}`: the four losses of the paper's
-Table 3, each trained on the bundled demo base, on a CPU, from {seeds} seeds, with what
-`train/configs/ablation.toml` says: {run.steps} steps of {run.batch_size} crops of {data.crop}×{data.crop}.
-Rows of one seed see the same crops and the same noise. Measured on {len(pairs)} held-out crops, 4×, without
-colour matching; mean ± standard error over the seeds.
+Table 3, each trained on a CPU from {seeds} seeds, with what `train/configs/ablation.toml` says:
+{run.steps} steps of {run.batch_size} crops of {data.crop}×{data.crop}. The base is {name}, fingerprint
+`{base[:12]}`. Rows of one seed see the same crops and the same noise. Measured on {len(pairs)} held-out
+crops, 4×, without colour matching; mean ± standard error over the seeds.
 
 {tables}
 
 Sharpness is the mean vertical difference of luma over the original's: 1 is as sharp, and noise counts too.
+Bold is a difference with zero outside the 95 % interval of Student's t, {quantile(seeds):.1f} standard errors
+for {seeds} runs. Each cell is a test of its own, so one of many may be bold by chance.
 
 ## What this is not
 - The demo base is a few million weights, minutes old. Its teacher knows far less than Stable Diffusion does,
@@ -150,12 +177,32 @@ Sharpness is the mean vertical difference of luma over the original's: 1 is as s
 - The paper's GAN row uses the discriminator of Parmar et al. (2024), a frozen CLIP with trained heads; this
   one is a small convolutional network from scratch, with a weight of {GAN_WEIGHT}.
 - {run.steps} steps are a start, not a training: the published run has 100 000.
-- The standard error is over {seeds} seeds: a difference of less than twice that is no difference.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, print and write the table; returns the exit status."""
+    args = parse(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        config = shortened(read_config(TrainConfig, args.config), args.steps)
+        pairs = degraded_pairs(heldout_crops(), seed=1000)
+        reference, _ = measure("bicubic", bicubic, pairs)
+        results = run_all(config, args.seeds, pairs)
+        tables = f"{table(results, vars(reference))}\n\n{differences(results)}"
+        base = fingerprint(
+            OSEDiff.from_pretrained(config.model.base or DEMO_BASE, device="cpu", dtype="float32")
+        )
+        write_whole(args.doc, page(config, args.seeds, pairs, tables, base).encode())
+    except OSEDiffError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{tables}\n\nwritten to {args.doc}\n")
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m train.ablation",
         description=__doc__,
@@ -168,21 +215,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.seeds < 1 or (args.steps is not None and args.steps < 1):
         parser.error("--seeds and --steps must be at least 1")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        config = read_config(TrainConfig, args.config)
-        if args.steps:
-            config = replace(config, run=replace(config.run, steps=args.steps))
-        pairs = degraded_pairs(heldout_crops(), seed=1000)
-        reference, _ = measure("bicubic", bicubic, pairs)
-        results = run_all(config, args.seeds, pairs)
-        tables = f"{table(results, vars(reference))}\n\n{differences(results)}"
-        write_whole(args.doc, page(config, args.seeds, pairs, tables).encode())
-    except OSEDiffError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"{tables}\n\nwritten to {args.doc}\n")
-    return 0
+    return args
+
+
+def shortened(config: TrainConfig, steps: int | None) -> TrainConfig:
+    """Give the runs another length; a learning rate that falls over the run falls over the new one."""
+    if steps is None:
+        return config
+    falls = config.optim.decay_steps == config.run.steps
+    optim = replace(config.optim, decay_steps=steps) if falls else config.optim
+    return replace(config, run=replace(config.run, steps=steps), optim=optim)
 
 
 if __name__ == "__main__":

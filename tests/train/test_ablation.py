@@ -11,7 +11,19 @@ import torch
 
 from osediff_core.errors import OSEDiffError
 from train import ablation
-from train.ablation import CONFIG, ROWS, Result, differences, row_config, run_all, spread, table
+from train.ablation import (
+    CONFIG,
+    ROWS,
+    Result,
+    beyond_chance,
+    differences,
+    page,
+    row_config,
+    run_all,
+    shortened,
+    spread,
+    table,
+)
 from train.config import TrainConfig, read_config
 from train.evaluate import Pair
 
@@ -48,7 +60,7 @@ def test_rows_are_trained_measured_and_not_trained_twice(shared, pairs, monkeypa
 
 def test_rows_change_the_loss_alone(shared):
     made = [row_config(shared, row, 3) for row in ROWS]
-    assert [c.loss.lambda_vsd for c in made] == [0, 0, 0.5, 0.5]
+    assert [c.loss.lambda_vsd for c in made] == [0, 0, shared.loss.lambda_vsd, shared.loss.lambda_vsd]
     assert [c.loss.lambda_gan > 0 for c in made] == [False, True, False, False]
     assert [c.loss.vsd_space for c in made] == ["latent", "latent", "image", "latent"]
     assert len({c.run.out for c in made}) == 4
@@ -61,13 +73,42 @@ def test_the_standard_error_is_that_of_the_mean():
     assert spread([1.5]) == "1.500"
 
 
+def test_what_three_seeds_show_must_be_more_than_four_standard_errors():
+    assert not beyond_chance([1.0, 2.0, 3.0])  # 3.5 standard errors, and with three values that is chance
+    assert beyond_chance([1.4, 2.0, 2.6])  # 5.8
+    assert not beyond_chance([1.0])
+    assert beyond_chance([1.0, 2.0, 3.0, 1.0, 2.0, 3.0])
+
+
+def test_another_length_keeps_the_shape_of_the_learning_rate(shared):
+    whole = read_config(TrainConfig, CONFIG)
+    assert whole.optim.decay_steps == whole.run.steps
+    short = shortened(whole, 7)
+    assert (short.run.steps, short.optim.decay_steps) == (7, 7)
+    assert shortened(whole, None) == whole
+    constant = replace(whole, optim=replace(whole.optim, decay_steps=0))
+    assert shortened(constant, 7).optim.decay_steps == 0
+
+
+def test_the_page_says_what_was_done(shared, pairs):
+    text = page(shared, 3, pairs, "TABLES", "0123456789abcdef")
+    for said in (
+        "--steps 1 --seeds 3",
+        "TABLES",
+        "4.3 standard errors",
+        "`0123456789ab`",
+        "1 held-out crops",
+    ):
+        assert said in text
+
+
 def test_differences_are_taken_seed_by_seed():
     results = [
         Result(row, seed, "", psnr=10.0 * seed + number, ssim=0, sharpness=0, seconds=1)
         for seed in range(3)
         for number, row in enumerate(ROWS)
     ]
-    assert "| w/o VSD loss | -3.000 ± 0.000 |" in differences(results)
+    assert "| w/o VSD loss | **-3.000 ± 0.000** | 0.000 ± 0.000 |" in differences(results)
     text = table(results, MEASURED)
     assert "| w/o VSD loss | 10.000 ± 5.774 |" in text
     assert "| bicubic | 20.000 | 0.500 | 0.300 | – |" in text
