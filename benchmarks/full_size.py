@@ -2,9 +2,10 @@
 
     python -m benchmarks.full_size FOLDER [--forms folder-fp16 single-fp32 ...] [--dtype float32]
 
-FOLDER gets the files, up to 5.2 GB at a time, and loses them again. Each form is loaded in a process of its
-own, so that its peak of memory is its own: `peak` is all that was resident, pages of files that the system
-can take back at once included; `own` is without those.
+FOLDER gets the files, up to 11 GB at a time, and loses the large ones again: a base, a published checkpoint,
+and RAM's and DAPE's files, which make the prompt. Each form is loaded in a process of its own, so that its
+memory is its own. GiB are what no file stands behind, at the most while a part ran; `resident` is the most of
+all that was in memory, pages of files that the system can take back at once included.
 """
 
 from __future__ import annotations
@@ -19,44 +20,83 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
 from benchmarks.random_base import random_checkpoint, write_folder, write_single_file, write_vocabulary
-from osediff_core import OSEDiff
+from benchmarks.random_tagger import write_files
+from osediff_core import OSEDiff, Tagger
+from osediff_core.prompts.tagger_file import read_tagger, write_tagger
 from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare
 from osediff_core.weights.checkpoint import write_published
 
+T = TypeVar("T")
+Found = dict[str, dict[str, float]]
 FORMS = {
     "folder-fp16": ("", torch.float16),
+    "folder-bf16": ("", torch.bfloat16),
     "folder-fp32": ("", torch.float32),
     "single-fp16": (".safetensors", torch.float16),
     "single-bf16": (".safetensors", torch.bfloat16),
     "single-fp32": (".safetensors", torch.float32),
     "ckpt-fp16": (".ckpt", torch.float16),
+    "ckpt-bf16": (".ckpt", torch.bfloat16),
     "ckpt-fp32": (".ckpt", torch.float32),
 }
-PARTS = ("load", "prompt", "encode", "denoise", "decode", "finish")
+PARTS = ("load", "tagger", "tags", "prompt", "encode", "denoise", "decode", "finish")
+RAM, DAPE, ONE_FILE = "ram_swin_large_14m.pth", "DAPE.pth", "tagger.safetensors"
+TAGGER = "tagger"
+"""What to build or measure that is no form of a base: RAM and DAPE, and the one file made of them."""
 
 
 class Memory:
     """Watches the memory of this process that no file stands behind, in GiB."""
 
     def __init__(self) -> None:
-        self.own = 0.0
+        self.own = self._since = 0.0
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         while True:
-            lines = Path("/proc/self/status").read_text().splitlines()
-            own = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-            self.own = max(self.own, own / 2**20)
+            self._look()
             time.sleep(0.01)
+
+    def _look(self) -> None:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        own = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**20
+        self.own, self._since = max(self.own, own), max(self._since, own)
+
+    def lap(self) -> float:
+        """The most since this was asked last."""
+        self._look()
+        most, self._since = self._since, 0.0
+        return most
 
     @property
     def peak(self) -> float:
         """The most that was resident."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class Parts:
+    """Runs parts of a work one by one; notes the seconds of each, and the most memory while it ran."""
+
+    def __init__(self) -> None:
+        self.memory, self.seconds, self.own = Memory(), dict[str, float](), dict[str, float]()
+
+    def run(self, part: str, work: Callable[[], T]) -> T:
+        """Return what a part gives."""
+        self.memory.lap()
+        start = time.perf_counter()
+        result = work()
+        self.seconds[part] = time.perf_counter() - start
+        self.own[part] = self.memory.lap()
+        return result
+
+    def found(self) -> Found:
+        """What was noted."""
+        return {"seconds": self.seconds, "own": self.own, "resident": {"all": self.memory.peak}}
 
 
 def build(form: str, folder: Path) -> Path:
@@ -69,33 +109,41 @@ def build(form: str, folder: Path) -> Path:
     return path
 
 
-def measure(path: Path, dtype: str) -> dict[str, float]:
-    """Load a base and restore a picture; returns seconds by part, and the peaks of memory in GiB."""
-    memory, seconds = Memory(), {}
-
-    def timed(part: str, work: Callable[[], object]) -> object:
-        start = time.perf_counter()
-        result = work()
-        seconds[part] = time.perf_counter() - start
-        return result
-
+def measure(path: Path, dtype: str) -> Found:
+    """Load a base, and the checkpoint, RAM and DAPE beside it, and restore a picture by tags."""
+    parts = Parts()
     import diffusers.models  # noqa: F401
     import transformers  # noqa: F401
 
     weights, vocabulary = path.with_name("osediff.pkl"), path.with_name("vocabulary")
-    options = {"dtype": dtype, "device": "cpu", "vocabulary": vocabulary}
-    model = timed("load", lambda: OSEDiff.from_pretrained(path, weights, **options))
-    loaded = {"peak_load": memory.peak, "own_load": memory.own}
+    options: dict[str, Any] = {"dtype": dtype, "device": "cpu"}
+    model = parts.run(
+        "load", lambda: OSEDiff.from_pretrained(path, weights, vocabulary=vocabulary, **options)
+    )
+    ram, dape = path.with_name(RAM), path.with_name(DAPE)
+    tagger = parts.run(TAGGER, lambda: Tagger.from_pretrained(ram, dape, **options))
     lq = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    prompts = parts.run("tags", lambda: tagger(lq))
     x, size = prepare(lq, 4, model.reduction)
-    embeds = timed("prompt", lambda: encode_prompt(model, ["a cat"]))
-    z_lq = timed("encode", lambda: encode(model, x))
-    z_hq = timed("denoise", lambda: denoise(model, z_lq, embeds))
-    sr = timed("decode", lambda: decode(model, z_hq))
-    sr = timed("finish", lambda: finish(sr, x, size))
+    embeds = parts.run("prompt", lambda: encode_prompt(model, prompts))
+    z_lq = parts.run("encode", lambda: encode(model, x))
+    z_hq = parts.run("denoise", lambda: denoise(model, z_lq, embeds))
+    sr = parts.run("decode", lambda: decode(model, z_hq))
+    sr = parts.run("finish", lambda: finish(sr, x, size))
     if sr.shape != (1, 3, 512, 512) or not sr.isfinite().all():
         raise SystemExit(f"the result is {tuple(sr.shape)}, finite: {bool(sr.isfinite().all())}")
-    return {**seconds, **loaded, "peak": memory.peak, "own": memory.own}
+    return parts.found()
+
+
+def measure_tagger(folder: Path) -> Found:
+    """Make one file of RAM and DAPE, and load it."""
+    parts = Parts()
+    import transformers  # noqa: F401
+
+    out = folder / ONE_FILE
+    parts.run("convert", lambda: write_tagger(out, read_tagger(folder / RAM, folder / DAPE)))
+    parts.run("load", lambda: Tagger.from_pretrained(out, device="cpu"))
+    return parts.found()
 
 
 def in_a_process_of_its_own(*arguments: str) -> str:
@@ -106,33 +154,50 @@ def in_a_process_of_its_own(*arguments: str) -> str:
 
 
 def main() -> None:
-    """Build, load and restore every form, one after the other, and print a table."""
+    """Build, load and restore every form, one after the other, and print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
-    parser.add_argument("--build", metavar="FORM", help="only write this form")
-    parser.add_argument("--measure", metavar="PATH", type=Path, help="only measure this base")
+    parser.add_argument("--build", choices=[*FORMS, TAGGER], help="only write this into FOLDER")
+    parser.add_argument("--measure", metavar="PATH", help=f"only measure this base, or {TAGGER}, of FOLDER")
     args = parser.parse_args()
-    if args.build:
+    args.folder.mkdir(parents=True, exist_ok=True)
+    if args.build == TAGGER:
+        print(*write_files(args.folder))
+    elif args.build:
         print(build(args.build, args.folder))
+    elif args.measure == TAGGER:
+        print(json.dumps(measure_tagger(args.folder)))
     elif args.measure:
-        print(json.dumps(measure(args.measure, args.dtype)))
+        print(json.dumps(measure(Path(args.measure), args.dtype)))
     else:
-        table(args.folder, args.forms, args.dtype)
+        tables(args.folder, args.forms, args.dtype)
 
 
-def table(folder: Path, forms: list[str], dtype: str) -> None:
-    """Print seconds by part and GiB, a line for each form."""
-    columns = [*PARTS, "peak_load", "own_load", "peak", "own"]
-    print(f"| base, to {dtype} | {' | '.join(columns)} |")
-    print(f"|---|{'---|' * len(columns)}")
-    folder.mkdir(parents=True, exist_ok=True)
+def tables(folder: Path, forms: list[str], dtype: str) -> None:
+    """Print seconds and GiB of every form by part, and those of the tagger in one file."""
+    in_a_process_of_its_own(str(folder), "--build", TAGGER)
+    print(f"| base, to {dtype} | | {' | '.join(PARTS)} | all | resident |")
+    print(f"|---|---|{'---|' * (len(PARTS) + 2)}", flush=True)
     for form in forms:
         path = Path(in_a_process_of_its_own(str(folder), "--build", form))
         found = json.loads(in_a_process_of_its_own(str(folder), "--measure", str(path), "--dtype", dtype))
-        print(f"| {form} | {' | '.join(f'{found[name]:.1f}' for name in columns)} |", flush=True)
+        print("\n".join(rows(form, found, PARTS)), flush=True)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    found = json.loads(in_a_process_of_its_own(str(folder), "--measure", TAGGER))
+    print("\n| tagger | | convert | load | all | resident |\n|---|---|---|---|---|---|")
+    print("\n".join(rows("RAM + DAPE to one file", found, ("convert", "load"))))
+    for name in (RAM, DAPE, ONE_FILE):
+        (folder / name).unlink()
+
+
+def rows(name: str, found: Found, parts: tuple[str, ...]) -> list[str]:
+    """Two lines of a table: seconds, and GiB."""
+    seconds, own = ([found[kind][part] for part in parts] for kind in ("seconds", "own"))
+    times = " | ".join(f"{value:.1f}" for value in [*seconds, sum(seconds)])
+    sizes = " | ".join(f"{value:.2f}" for value in [*own, max(own), found["resident"]["all"]])
+    return [f"| {name} | s | {times} | |", f"| | GiB | {sizes} |"]
 
 
 if __name__ == "__main__":
