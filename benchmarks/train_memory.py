@@ -1,13 +1,15 @@
 """Peak memory and step time of training: one backbone against three copies run the published way.
 
     python benchmarks/train_memory.py                             # full size, random weights, on the CPU
-    python benchmarks/train_memory.py --device cuda --format bf16 --sizes 512
+    python benchmarks/train_memory.py --device cuda --sizes 512 --copies 512
     python benchmarks/train_memory.py --base BASE_FOLDER --sizes 64
 
 Each row is a process of its own. `copies` holds generator, teacher and critic as separate UNets, two VAEs
 and two text encoders, as the published trainer does: generator and critic in float32 (the generator under
-autocast where a 16-bit format is asked for), the teacher in that format. `ours` is `train.networks.Backbone`.
-Both leave LPIPS out, whose network and activations are the same for both, and take AdamW's steps.
+autocast where a 16-bit format is asked for), the teacher in that format. `ours` is `train.networks.Backbone`,
+its frozen weights in that format. Both leave LPIPS out, whose network and activations are the same for both,
+and take AdamW's steps. Memory is that of the process without the files of its libraries, at most, while the
+networks are made ("start") and while they are trained ("steps"); of a card, what PyTorch allocated there.
 """
 
 from __future__ import annotations
@@ -16,17 +18,20 @@ import argparse
 import copy
 import json
 import math
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import peft
 import torch
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.vae_pieces import resident
 from osediff_core import OSEDiff
 from osediff_core.base import sd21
 from osediff_core.diffusion import alphas_cumprod
@@ -58,14 +63,16 @@ def random_part(make: Callable[[], nn.Module], device: str) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def full_size(device: str) -> OSEDiff:
+def full_size(device: str, with_text: bool) -> OSEDiff:
     """Stable Diffusion 2.1-base with random weights; its text encoder idles, for prompts are random too."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     unet = random_part(lambda: UNet2DConditionModel(**sd21.UNET), device)
     vae = random_part(lambda: AutoencoderKL(**sd21.VAE), device)
-    text = random_part(lambda: CLIPTextModel(CLIPTextConfig(**sd21.TEXT_ENCODER)), device)
+    text: nn.Module = nn.Identity()
+    if with_text:
+        text = random_part(lambda: CLIPTextModel(CLIPTextConfig(**sd21.TEXT_ENCODER)), device)
     return OSEDiff(unet, vae, text, None, alphas_cumprod(sd21.SCHEDULER))  # pyright: ignore[reportArgumentType]
 
 
@@ -146,14 +153,25 @@ def ours(
     return lambda lq, hq, draws: stepper.step([Batch(lq, hq, draws)])
 
 
+def peak(device: str) -> int:
+    """Return the most bytes held since this was asked last."""
+    if device == "cuda":
+        most = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return most
+    most = resident("VmHWM") - resident("RssFile")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark: proc(5)
+    return most
+
+
 def child(args: argparse.Namespace) -> None:
     """Take the steps of one row and print what they took, as JSON."""
     torch.set_num_threads(args.threads)
     device, side = args.device, args.sizes[0]
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    model = (
-        OSEDiff.from_pretrained(args.base, dtype="float32", device=device) if args.base else full_size(device)
-    )
+    if args.base:
+        model = OSEDiff.from_pretrained(args.base, dtype="float32", device=device)
+    else:
+        model = full_size(device, with_text=args.way == "copies")
     width = model.unet.config.cross_attention_dim
     prompt = torch.randn(1, 77, width, generator=torch.Generator().manual_seed(1)).to(device)
     if args.way == "ours":
@@ -163,19 +181,16 @@ def child(args: argparse.Namespace) -> None:
         take = lambda lq, hq, draws: copies.step(lq, hq, draws, prompt)  # noqa: E731
     lq, hq = (torch.rand(2, 1, 3, side, side, generator=torch.Generator().manual_seed(2)).to(device)).unbind()
     shape = (model.latent_channels, side // model.reduction, side // model.reduction)
-    times = []
+    found = {"start": peak(device), "seconds": [], "processor": []}
     for number in range(args.steps):
         draws = draw(0, [number], shape, LossConfig(), torch.device(device))
-        start = time.perf_counter()
+        before = time.perf_counter(), time.process_time()
         take(lq, hq, draws)
         if device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    if device == "cuda":
-        peak, base = torch.cuda.max_memory_allocated(), 0
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"peak": peak, "without": peak - base, "times": times}))
+        found["seconds"].append(time.perf_counter() - before[0])
+        found["processor"].append(time.process_time() - before[1])
+    print(json.dumps(found | {"steps": peak(device)}))
 
 
 def row(way: str, side: int, args: argparse.Namespace) -> str:
@@ -187,13 +202,11 @@ def row(way: str, side: int, args: argparse.Namespace) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = "out of memory" if done.returncode == -9 else (done.stderr.strip().splitlines() or ["?"])[-1]
-        return f"| {way} | {side}² | did not run: {reason} | | |"
-    result = json.loads(done.stdout.splitlines()[-1])
-    steps = result["times"][1:] or result["times"]  # the first one allocates
-    return (
-        f"| {way} | {side}² | {result['peak'] / GIB:.2f} | {result['without'] / GIB:.2f} "
-        f"| {sum(steps) / len(steps):.1f} |"
-    )
+        return f"| {way} | {side}² | did not run: {reason} | | | |"
+    found = json.loads(done.stdout.splitlines()[-1])
+    times = [found[name][1:] or found[name] for name in ("seconds", "processor")]  # the first one allocates
+    seconds = " | ".join(f"{sum(values) / len(values):.1f}" for values in times)
+    return f"| {way} | {side}² | {found['start'] / GIB:.2f} | {found['steps'] / GIB:.2f} | {seconds} |"
 
 
 def main() -> None:
@@ -203,7 +216,7 @@ def main() -> None:
     )
     parser.add_argument("--base", help="a folder with a base; without it full size with random weights")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--format", choices=tuple(FORMATS), default="float32")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="bf16")
     parser.add_argument("--recompute", choices=("none", "decoder", "all"), default="decoder")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--copies", type=int, nargs="*", default=None, help="sizes for three copies")
@@ -215,7 +228,7 @@ def main() -> None:
         child(args)
         return
     print(f"{args.device}, {args.format}, recompute {args.recompute} (ours), batch 1, {args.threads} threads")
-    print("| way | size | peak GiB | without libraries GiB | s/step |\n|---|---|---|---|---|")
+    print("| way | size | start GiB | steps GiB | s/step | processor s/step |\n|---|---|---|---|---|---|")
     for side in args.sizes[:1] if args.copies is None else args.copies:
         print(row("copies", side, args), flush=True)
     for side in args.sizes:
