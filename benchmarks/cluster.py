@@ -61,7 +61,7 @@ def table(step_seconds: float, batch: int, parameters: int, clusters: dict[str, 
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -69,16 +69,10 @@ def main() -> None:
     parser.add_argument("--step-seconds", type=float, required=True, help="of one card, measured or assumed")
     parser.add_argument("--batch", type=int, default=1, help="pictures of a card in a step (default 1)")
     parser.add_argument("--parameters", type=int, default=TRAINED, help=f"trained ones (default {TRAINED})")
-    parser.add_argument(
-        "--gigabytes-per-second",
-        type=float,
-        nargs="+",
-        default=[3.0, 25.0],
-        help="between nodes; a column each",
-    )
+    parser.add_argument("--between", type=float, nargs="+", default=[3.0, 25.0], help="GB/s between nodes")
     parser.add_argument("--inside", type=float, default=20.0, help="GB/s between the cards of a node")
     parser.add_argument("--cards-per-node", type=int, default=8)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     clusters = {
         f"{speed:g} GB/s between nodes": Cluster(args.inside * 1e9, speed * 1e9, args.cards_per_node)
         for speed in args.between

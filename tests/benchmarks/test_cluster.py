@@ -54,3 +54,9 @@ def test_the_table_has_a_line_for_each_number_of_cards():
     assert lines[2] == "| 1 | 4.00 (100.0%) |"
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| 1", "| 8", "| 64", "| 512"]
     assert lines[5] == "| 512 | 2048.00 (100.0%) |"  # nothing to exchange, no latency
+
+
+def test_the_command_line_is_the_table(capsys):
+    main(["--step-seconds", "0.5", "--parameters", "1000000", "--between", "1", "--inside", "4"])
+    wanted = table(0.5, 1, 10**6, {"1 GB/s between nodes": Cluster(4e9, 1e9)})
+    assert capsys.readouterr().out == wanted + "\n"
