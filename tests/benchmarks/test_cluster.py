@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.cluster import BYTES, Cluster, exchange_seconds, pictures_per_second, table
+from benchmarks.cluster import BYTES, Cluster, exchange_seconds, main, pictures_per_second, table
 
 LINKS = Cluster(inside=20e9, between=2e9, cards_per_node=8, latency=0.0)
 
