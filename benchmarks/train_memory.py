@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 import peft
 import torch
@@ -45,7 +46,7 @@ from train.steps import Batch, Stepper
 
 GIB = 2**30
 FORMATS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-RUN_FORMATS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+RUN_FORMATS: dict[str, Literal["no", "bf16", "fp16"]] = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def random_part(make: Callable[[], nn.Module], device: str) -> nn.Module:
