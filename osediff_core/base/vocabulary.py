@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -107,7 +106,7 @@ def _tokenizer(vocabulary: dict[str, int], merges: list[str], place: Path) -> CL
     with tempfile.TemporaryDirectory(prefix="osediff-") as folder:
         words, pairs = (Path(folder, name) for name in FILES)
         words.write_text(json.dumps(vocabulary), encoding="utf-8")
-        pairs.write_text("\n".join(["#version: 0.2", *merges]) + os.linesep, encoding="utf-8")
+        pairs.write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
         tokenizer = CLIPTokenizer.from_pretrained(
             folder,
             local_files_only=True,

@@ -63,9 +63,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise OSEDiffError(f"there is no checkpoint at {path}: check the path, or download the file first")
     if path.stat().st_size == 0:
         raise OSEDiffError(f"{path} is empty (0 bytes), so its download or copy failed: get the file again")
-    if path.suffix == ".safetensors":
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
         checkpoint = _from_ours(TensorFile(path))
-    elif path.suffix in PUBLISHED_SUFFIXES:
+    elif suffix in PUBLISHED_SUFFIXES:
         checkpoint = _from_published(load_pickle(path, mapped=True), path)
     else:
         raise OSEDiffError(f"an OSEDiff checkpoint is a .safetensors or .pkl file, got {path.name}")
@@ -117,7 +118,7 @@ def _write_beside(path: Path, write: Callable[[Path], None]) -> None:
         beside.chmod(mode)  # safetensors 0.8 makes files that only their owner may read
         os.replace(beside, path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise OSEDiffError(f"the checkpoint could not be written to {path}: {error}") from error
+        raise OSEDiffError(f"{path} could not be written: {error}") from error
     finally:
         beside.unlink(missing_ok=True)
 

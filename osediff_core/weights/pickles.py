@@ -11,6 +11,15 @@ import torch
 
 from ..errors import OSEDiffError
 
+NAMED_BESIDES = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    # losses and learning rates, in the names of numpy 1 and 2
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    "numpy.dtype",
+    "numpy.ndarray",
+)
+"""What training leaves in a checkpoint that is not wanted, but no reason to refuse the file."""
+
 
 def load_pickle(path: str | Path, *, mapped: bool = False) -> object:
     """Return the tensors and plain values of a torch file, on the CPU; what would run code is refused.
@@ -41,12 +50,20 @@ def load_pickle(path: str | Path, *, mapped: bool = False) -> object:
 
 
 def _harmless_classes() -> AbstractContextManager[object]:
-    """Allow the one class that old training checkpoints name, with an empty one of ours in its place."""
+    """Allow what old training checkpoints name besides tensors, with empty classes of ours in its place."""
     allow = getattr(torch.serialization, "safe_globals", None)  # torch 2.5 and later
     if allow is None:
         return nullcontext()
-    place = {"__module__": "pytorch_lightning.callbacks.model_checkpoint", "__qualname__": "ModelCheckpoint"}
-    return allow([type("ModelCheckpoint", (), place)])
+    names = [name.rsplit(".", 1) for name in NAMED_BESIDES]
+    return allow([type(name, (_Nothing,), {"__module__": module}) for module, name in names])
+
+
+class _Nothing:
+    """Takes whatever a pickle gives it, and keeps none of it."""
+
+    def __init__(self, *values: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
 
 
 def check_file(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class TensorFile:
             self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
         else:
             self._start, header = _read_header(self.path)
-            self.metadata = header.pop("__metadata__", {})
+            self.metadata = header.pop("__metadata__", None) or {}
             self._entries = header
             self.shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
 
@@ -118,25 +119,37 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
     try:
         header = json.loads(text)
         tensors = {key: entry for key, entry in header.items() if key != "__metadata__"}
-        ends = [_checked_end(entry) for entry in tensors.values()]
+        ends = [_checked_end(entry, path) for entry in tensors.values()]
+        _check_metadata(header)
+    except OSEDiffError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise OSEDiffError(f"{path} is damaged or no .safetensors file: get the file again") from error
     _check_size(path, size, 8 + length + max(ends, default=0))
     return 8 + length, header
 
 
-def _checked_end(entry: Mapping[str, Any]) -> int:
+def _checked_end(entry: Mapping[str, Any], path: Path) -> int:
     """Return where a tensor ends, counted from the first; raises what json's contents can raise."""
     begin, end = entry["data_offsets"]
-    dtype = DTYPES[entry["dtype"]]
+    dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
-        raise ValueError(f"this PyTorch has no {entry['dtype']}")
+        raise OSEDiffError(
+            f"{path} has numbers of the type {entry['dtype']}, which this program or its PyTorch does not "
+            "know: get the file in float16 or float32"
+        )
     numbers = 1
     for side in entry["shape"]:
-        numbers *= side
-    if begin < 0 or end - begin != numbers * dtype.itemsize:
+        numbers *= operator.index(side)
+    if begin < 0 or min(entry["shape"], default=0) < 0 or end - begin != numbers * dtype.itemsize:
         raise ValueError("offsets and shape do not agree")
     return end
+
+
+def _check_metadata(header: Mapping[str, Any]) -> None:
+    said = header.get("__metadata__") or {}
+    if not all(isinstance(text, str) for text in (*said.keys(), *said.values())):
+        raise ValueError("metadata is text")
 
 
 def _check_size(path: Path, size: int, expected: int) -> None:
