@@ -59,7 +59,7 @@ class OSEDiffTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, model: ManagedModel, prompt: str) -> io.NodeOutput:
         """(1, L, D) in a CONDITIONING, or one for each of several prompts."""
-        embeds = encode_prompt(model.bring("encode_prompt"), split_prompts(prompt))  # (1 or B, L, D)
+        embeds = encode_prompt(model.idle, split_prompts(prompt), model.bring)  # (1 or B, L, D)
         return io.NodeOutput([[embeds.to(model_management.intermediate_device()), {}]])
 
 

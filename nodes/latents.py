@@ -49,7 +49,7 @@ def pads_to(size: tuple[int, int], decoded: tuple[int, int], reduction: int) -> 
 def prompt_embeds(model: ManagedModel, conditioning: list[Any] | None) -> Tensor:
     """(B, L, D) from a CONDITIONING or the empty prompt; raises OSEDiffError where it does not fit."""
     if conditioning is None:
-        return encode_prompt(model.bring("encode_prompt"), [""])
+        return encode_prompt(model.idle, [""], model.bring)
     if len(conditioning) != 1:
         raise OSEDiffError(
             f"expected one prompt, got a CONDITIONING of {len(conditioning)}: OSEDiff takes one step with "

@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from .errors import OSEDiffError
@@ -75,6 +76,7 @@ def _restored(
         vae=settings.vae,
         spill=settings.spill,
         progress=progress,
+        dtype=torch.uint8,
     )  # (1, 3, *size)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, size)  # (1, 1, *size)
     return partial(write_image, job.target, sr, alpha, picture.exif, quality=settings.quality)

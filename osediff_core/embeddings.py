@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+State = list[tuple[nn.Parameter, torch.dtype, int]]
 MOST = 64  # texts: 20 MB of Stable Diffusion 2.1's embeddings in float32
 
 
 class Embeddings:
     """What a text encoder made of the texts that it saw last, for as long as it is the same.
 
-    The encoder is another one when a weight lies elsewhere, has another dtype or was written to in place.
-    Writing through `Tensor.data` is not seen: `clear` is for that.
+    The encoder is another one when a parameter was replaced, has another dtype or was written to in place.
+    It stays the same where it is moved to a device and back, as those do that manage memory. Writing through
+    `Tensor.data` is not seen: `clear` is for that.
     """
 
     def __init__(self, most: int = MOST) -> None:
         """Keep at most so many texts; the one that was asked for longest ago goes first."""
         self._most = most
         self._encoder: nn.Module | None = None
-        self._state: list[tuple[Any, ...]] = []
+        self._state: State = []
         self._kept: OrderedDict[str, Tensor] = OrderedDict()  # each (1, L, D)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Embeddings:
+        """Return one that has seen nothing: a copy's weights may go their own way."""
+        return Embeddings(self._most)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -41,7 +46,7 @@ class Embeddings:
         compute(missing) gives those of texts that are not kept, (1, L, D) each: one by one, so that what a
         text gets does not depend on its company.
         """
-        if self._encoder is not encoder or self._state != _state(encoder):
+        if self._encoder is not encoder or not _same(self._state, _state(encoder)):
             self.clear()
         missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
         fresh = dict(zip(missing, compute(missing), strict=True)) if missing else {}
@@ -56,8 +61,20 @@ class Embeddings:
         return torch.cat([known[text] for text in texts])  # (B, L, D)
 
 
-def _state(encoder: nn.Module) -> list[tuple[Any, ...]]:
-    """Return what differs after weights were moved, converted, replaced or written to."""
-    return [
-        (p.device, p.dtype, p.data_ptr(), 0 if p.is_inference() else p._version) for p in encoder.parameters()
-    ]
+def _state(encoder: nn.Module) -> State:
+    """Return what differs after weights were converted, replaced or written to, and not after a move."""
+    return [(p, p.dtype, _version(p)) for p in encoder.parameters()]
+
+
+def _version(parameter: nn.Parameter) -> int:
+    """Return how often it was written to; 0 where it was made in inference mode, which does not count."""
+    try:
+        return parameter._version
+    except RuntimeError:  # `is_inference` would not do: it follows the data, which may have moved since
+        return 0
+
+
+def _same(before: State, now: State) -> bool:
+    return len(before) == len(now) and all(
+        a[0] is b[0] and a[1:] == b[1:] for a, b in zip(before, now, strict=True)
+    )

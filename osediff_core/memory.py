@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Free = Callable[[torch.device], "int | None"]
 Attempt = TypeVar("Attempt")
@@ -91,6 +92,14 @@ def first_that_fits(
         logger.warning("memory ran out with %s; going on with %s", words(attempt), words(attempts[i + 1]))
         release()
     raise ValueError("expected at least one attempt, got none")
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on `device`, without waiting for what a card was given before.
+
+    From ordinary memory the driver takes a copy before it goes on, so `tensor` may be changed right away.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def gigabytes(size: int) -> str:

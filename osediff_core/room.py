@@ -22,6 +22,7 @@ from .vae.exact import (
     Place,
     decode_in_pieces,
     decode_memory,
+    divisible,
     encode_in_pieces,
     encode_memory,
 )
@@ -159,9 +160,32 @@ def _refuse(cut: Cut, room: Room, device: torch.device, memory: Callable[[Cut], 
     )
 
 
+def fits_on_device(model: OSEDiff, height: int, width: int, count: int, room: Room) -> bool:
+    """Whether images of that size may lie on the model's device from the beginning to the end.
+
+    They may where it has room for the decoder's activations beside them: not where those are kept elsewhere,
+    nor on a processor, where it would change nothing.
+    """
+    device, copies = model.device, _copies(height, width, count)
+
+    def memory(cut: Cut) -> tuple[int, int]:
+        there, elsewhere = decode_memory(model.vae, height, width, cut.piece, cut.keep)
+        return there + copies, elsewhere
+
+    ways = [Cut(None)] if isinstance(room.vae, str) else []
+    if room.vae != "whole" and divisible(model.vae):
+        ways.append(Cut(PIECE if room.vae == "auto" else int(room.vae)))
+    return device != CPU and any(_fits(cut, room, device, memory) for cut in ways)
+
+
+def _copies(height: int, width: int, count: int) -> int:
+    """Return what the results take that are there together, in bytes."""
+    return 3 * height * width * 4 * (HOST_COPIES + count - 1)
+
+
 def check_host(height: int, width: int, count: int, room: Room) -> None:
     """Raise OSEDiffError, with the memory it would take, for results that the host's memory cannot hold."""
-    size = 3 * height * width * 4 * (HOST_COPIES + count - 1)
+    size = _copies(height, width, count)
     if not _enough(size, CPU, room):
         raise OSEDiffError(
             f"a result of {width} x {height} pixels takes about {gigabytes(size)} of memory to make, and "

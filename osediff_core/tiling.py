@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import OSEDiffError
-from .memory import is_out_of_memory, release
+from .memory import is_out_of_memory, release, upload
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,8 @@ def tiled(
     raise to stop.
     """
     boxes = grid(z.shape[-2], z.shape[-1], tile, overlap)
-    weights = gaussian_window(boxes[0].height, boxes[0].width, window=window).float().to(z.device)  # (th, tw)
+    weights = gaussian_window(boxes[0].height, boxes[0].width, window=window)
+    weights = upload(weights.float(), z.device)  # (th, tw)
     total = torch.zeros(z.shape, dtype=torch.float32, device=z.device)  # (B, C, h, w)
     weight = torch.zeros(z.shape[-2:], dtype=torch.float32, device=z.device)  # (h, w)
     for done, (box, out) in enumerate(_by_batches(fn, z, boxes, batch), start=1):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .finite import finite
+from .finite import Check, finite
 from .memory import first_that_fits
 from .model import OSEDiff
 from .room import Room, tiles_at_once
@@ -25,6 +25,7 @@ def predict_noise_in_tiles(
     overlap: int,
     room: Room,
     progress: Callable[[int, int], None] | None,
+    check: Check = finite,
 ) -> Tensor:
     """Return the noise in one latent (1, C, h, w), float32, by the tiles of `grid`.
 
@@ -44,7 +45,7 @@ def predict_noise_in_tiles(
 
         batch = tiles_at_once(model.unet, boxes[0].height, boxes[0].width, room)
         # Asked once for all tiles: a question to the device waits until it has done what it was given.
-        return finite(
+        return check(
             "predicted noise",
             model.unet,
             lambda: tiled(noise, z, side, here, progress, batch=batch),

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .color import match_color
+from .color import match_color, to_levels
 from .errors import OSEDiffError
 from .hub.hashes import file_hashes
 from .hub.sources import SOURCES
@@ -167,7 +167,7 @@ def _by_name(folder: Path, endings: tuple[str, ...], *, only: bool) -> dict[str,
 
 def _levels(image: Tensor) -> Tensor:
     """(1, 3, H, W) in [0, 1] as uint8, rounded as `write_image` rounds."""
-    return image.clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+    return to_levels(image).cpu()
 
 
 def _round_trip(model: OSEDiff, picture: Tensor) -> Tensor:

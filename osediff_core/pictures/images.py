@@ -18,6 +18,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ..color import to_levels
 from ..errors import OSEDiffError
 from .exif import keep_exif, resized_exif, upright
 from .files import check_target, format_of, write_whole
@@ -120,11 +121,10 @@ def write_image(
 ) -> None:
     """Write a restored picture, tagged sRGB, in the format that the name ends in.
 
-    sr: float (1, 3, H, W) in [0, 1], rounded to 8 bit (the published code truncates, which darkens by half a
-    level). alpha: uint8 (1, 1, H, W), laid on white where the format has none. exif: from `read_image`; it
-    gets the new size. quality: 1 to 100, for JPEG (else 95; chroma is never subsampled) and WebP (else
-    lossless). The file appears whole or not at all. Raises OSEDiffError for values that are not finite, and
-    for whatever keeps the file from being written.
+    sr: uint8 (1, 3, H, W), or float in [0, 1], which is rounded to 8 bit. alpha: uint8 (1, 1, H, W), laid on
+    white where the format has none. exif: from `read_image`; it gets the new size. quality: 1 to 100, for
+    JPEG (else 95; chroma is never subsampled) and WebP (else lossless). The file appears whole or not at all.
+    Raises OSEDiffError for values that are not finite, and for whatever keeps the file from being written.
     """
     path = Path(path)
     height, width = sr.shape[-2:]
@@ -137,7 +137,7 @@ def write_image(
 
 def _to_image(sr: Tensor, alpha: Tensor | None, path: Path) -> Image.Image:
     """Round to 8 bit, and put the transparency in or flatten it."""
-    levels = sr.detach().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()  # (1, 3, H, W)
+    levels = (sr if sr.dtype == torch.uint8 else to_levels(sr.detach())).cpu()  # (1, 3, H, W)
     image = Image.fromarray(levels[0].permute(1, 2, 0).contiguous().numpy())
     if alpha is None:
         return image

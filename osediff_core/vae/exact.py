@@ -26,6 +26,7 @@ from .stages import Attention, Shape, Stage, decoder_stages, encoder_stages
 PIECE = 256  # pixels: the side of the pieces where nothing else is said
 LEAST_PIECE = 32  # pixels: below, the halo of a piece is as large as the piece
 TEMPORARIES = 6  # a piece's input, its normalized and activated copies, its output, and the convolution's own
+UNKNOWN = 6  # values at once, of a pixel and channel of the first level, as in Stable Diffusion's decoder
 STRIPS = 3  # how far an activation outlives the one that takes its place: the halo's, and the one at work
 
 Place = torch.device | Path | None
@@ -72,8 +73,11 @@ def encode_memory(
 ) -> tuple[int, int]:
     """Return (bytes on the device, bytes kept elsewhere) that encoding one image of that size takes.
 
-    Beside the weights and the image itself; an estimate from above. piece: None for the whole at once.
+    Beside the weights and the image itself; an estimate from above. piece: None for the whole at once, which
+    is a guess for a VAE of unknown build. Raises OSEDiffError for pieces of such a one.
     """
+    if piece is None and not divisible(vae):
+        return _guessed(vae, height, width), 0
     return _memory(vae, encoder_stages(vae), (vae.config.in_channels, height, width), piece, keep)
 
 
@@ -81,9 +85,27 @@ def decode_memory(
     vae: nn.Module, height: int, width: int, piece: int | None = None, keep: Place = None
 ) -> tuple[int, int]:
     """Return the same for decoding an image of that size."""
+    if piece is None and not divisible(vae):
+        return _guessed(vae, height, width), 0
     reduction = 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (vae.config.latent_channels, -(-height // reduction), -(-width // reduction))
     return _memory(vae, decoder_stages(vae), shape, piece, keep)
+
+
+def divisible(vae: nn.Module) -> bool:
+    """Whether a VAE is of the kind that is known here, and can be cut into pieces."""
+    try:
+        encoder_stages(vae)
+        decoder_stages(vae)
+    except OSEDiffError:
+        return False
+    return True
+
+
+def _guessed(vae: nn.Module, height: int, width: int) -> int:
+    """Return how many bytes the whole may take for a VAE whose build is unknown."""
+    size = vae.encoder.conv_in.weight.element_size()
+    return UNKNOWN * vae.config.block_out_channels[0] * height * width * size
 
 
 def _walk(

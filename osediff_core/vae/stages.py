@@ -214,7 +214,7 @@ def _check(known: bool, module: nn.Module | None) -> None:
     if not known:
         raise OSEDiffError(
             f"expected a VAE of Stable Diffusion's kind, got a {type(module).__name__} that cannot be cut "
-            "into pieces: use vae='whole'"
+            "into pieces: use vae='whole', where there is memory for the whole"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 UPSCALE = {"scale": 2.0, "prompt": "cat", "color": "adain", "tile": "auto"}
 PARTS = {"text": "CLIPTextModel", "vae": "AutoencoderKL", "unet": "UNet2DConditionModel"}
@@ -14,6 +15,11 @@ def test_every_part_is_behind_a_patcher_of_its_own(stub, model):
     assert all(isinstance(patcher, stub.ModelPatcher) for patcher in patchers)
     theirs = [id(parameter) for patcher in patchers for parameter in patcher.model.parameters()]
     assert sorted(theirs) == sorted(id(parameter) for parameter in model.idle.parameters())
+
+
+@pytest.fixture(autouse=True)
+def _no_prompt_is_kept(model):
+    model.idle.embeddings.clear()
 
 
 def names(comfy):
@@ -48,9 +54,30 @@ def test_one_node_brings_part_after_part_for_every_picture_of_a_batch(nodes, mod
     assert names(comfy) == [PARTS["text"], *one, *one]
 
 
+def test_the_text_encoder_is_brought_only_for_words_that_are_new(nodes, model, photo, comfy):
+    upscale, encode = nodes["OSEDiffUpscale"], nodes["OSEDiffTextEncode"]
+    latent = nodes["OSEDiffLQEncode"].run(model=model, image=photo(), scale=2.0).args[0]
+    empty = {"tile": "auto", "overlap": 32}
+    for run in (
+        lambda: upscale.run(model=model, image=photo(), **UPSCALE),
+        lambda: encode.run(model=model, prompt="a tree"),
+        lambda: nodes["OSEDiffDenoise"].run(model=model, latent=latent, **empty),
+    ):
+        brought = []
+        for _ in range(2):
+            comfy.loads.clear()
+            run()
+            brought.append(PARTS["text"] in names(comfy))
+            with torch.inference_mode():
+                for parameter in model.idle.text_encoder.parameters():
+                    parameter.data = parameter.data.clone()  # as when ComfyUI moves it out for other models
+        assert brought == [True, False]
+
+
 def test_room_is_made_for_the_work_that_comes(nodes, model, photo, comfy):
     def room(side, scale=2.0, tile="auto"):
         comfy.loads.clear()
+        model.idle.embeddings.clear()
         nodes["OSEDiffUpscale"].run(
             model=model, image=photo(side, side), **{**UPSCALE, "scale": scale, "tile": tile}
         )

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from osediff_core import OSEDiff, restore
+from osediff_core import OSEDiff, restore, steps
 from osediff_core.base import load
 from osediff_core.base.load import resolve_device, resolve_dtype
 from osediff_core.errors import OSEDiffError
@@ -55,18 +55,14 @@ def test_without_offloading_nothing_moves(model):
 
 
 def test_every_step_moves_its_own_part_once(offloaded, monkeypatch):
-    import sys
-
-    from osediff_core import restore as _  # noqa: F401
-
-    module, moved = sys.modules["osediff_core.restore"], []
+    moved = []
 
     def note(device, *parts):
         names = {id(part): name for name, part in offloaded.named_modules()}
         moved.append([names[id(part)] for part in parts if part is not None])
         return resident(device, *parts)
 
-    monkeypatch.setattr(module, "resident", note)
+    monkeypatch.setattr(steps, "resident", note)
     lq = torch.rand(4, 3, 8, 8, generator=torch.manual_seed(0))
     restore(offloaded, lq, chunk=4)
     assert moved == [

@@ -94,7 +94,28 @@ def test_another_encoder_starts_anew(net, calls, change):
     assert torch.equal(after, net.encode_prompt(["a cat"]))
 
 
-def test_another_device_starts_anew(net):
+def test_a_move_to_a_device_and_back_keeps_them(net, calls):
+    expected = encode_prompt(net, ["a cat"])
+    for parameter in net.text_encoder.parameters():
+        parameter.data = parameter.data.clone()  # what `Module.to` does to each
+    told = []
+    again = encode_prompt(net, ["a cat", "a tree"], lambda *step: told.append(step))
+    assert torch.equal(again[:1], expected)
+    assert calls == [1, 1]
+    encode_prompt(net, ["a tree"], lambda *step: told.append(step))
+    assert told == [("encode_prompt", 0, 0)]
+
+
+def test_weights_that_were_loaded_under_inference_mode_may_be_moved_outside(model):
+    with torch.inference_mode():
+        net = copy.deepcopy(model)
+        expected = encode_prompt(net, ["a cat"])
+    for parameter in net.text_encoder.parameters():
+        parameter.data = parameter.data.clone()
+    assert torch.equal(encode_prompt(net, ["a cat"]), expected)
+
+
+def test_weights_that_are_none_any_more_start_anew(net):
     encode_prompt(net, ["a cat"])
     net.text_encoder.to("meta")
     computed = []

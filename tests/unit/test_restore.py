@@ -8,6 +8,7 @@ import torch
 from osediff_core import OSEDiff, restore
 from osediff_core.base.precision import EXACT
 from osediff_core.errors import OSEDiffError
+from osediff_core.finite import finite
 from osediff_core.resize import resize_bicubic
 from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare
 
@@ -158,11 +159,8 @@ def test_an_overflow_in_half_precision_is_computed_once_more_in_float32(model, p
     assert (out - restore(model, image(8, 8))).abs().mean() < 0.05
 
 
-def test_the_device_is_asked_once_for_all_tiles_and_one_that_overflows_costs_no_seam(model, monkeypatch):
-    from osediff_core import unet_tiles
-
-    net, asked, ask = copy.deepcopy(model).to(torch.bfloat16), [], unet_tiles.finite
-    monkeypatch.setattr(unet_tiles, "finite", lambda part, *rest: asked.append(part) or ask(part, *rest))
+def test_one_tile_that_overflows_costs_no_seam_and_all_tiles_are_checked_at_once(model):
+    net, asked = copy.deepcopy(model).to(torch.bfloat16), []
     z, embeds = torch.randn(1, 4, 6, 9, generator=torch.Generator().manual_seed(0)), encode_prompt(net, [""])
     calls = []
 
@@ -171,7 +169,9 @@ def test_the_device_is_asked_once_for_all_tiles_and_one_that_overflows_costs_no_
         return out * torch.inf if len(calls) == 2 else None
 
     net.unet.conv_in.register_forward_hook(overflow_at_the_second)
-    out = denoise(net, z, embeds, tile=4, overlap=1)
+    out = denoise(
+        net, z, embeds, tile=4, overlap=1, check=lambda part, *rest: asked.append(part) or finite(part, *rest)
+    )
     assert asked == ["predicted noise"]
     assert calls == [torch.bfloat16] * 6 + [torch.float32] * 6
     rounded = copy.deepcopy(model).to(torch.bfloat16).float()

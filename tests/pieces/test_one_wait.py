@@ -1,0 +1,183 @@
+"""A device is waited for once per image: nothing asks it anything before the result is fetched.
+
+The card is the meta device, which knows shapes alone: what is counted is what the program asks of it.
+"""
+
+import copy
+import logging
+import sys
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from osediff_core import restore, steps, tiling
+from osediff_core.color import to_levels
+from osediff_core.errors import OSEDiffError
+from osediff_core.memory import upload
+from osediff_core.room import Room
+from osediff_core.steps import decode, denoise, encode
+
+CARD = torch.device("meta")
+ROOMY = {"free": lambda device: None}
+
+
+class Waits(TorchDispatchMode):
+    """Notes what makes the host wait for the card: values that are read, and copies that are not let go.
+
+    What comes from the card is ones.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, kwargs = func.overloadpacket.__name__, kwargs or {}
+        if name == "_local_scalar_dense" and args[0].device == CARD:
+            self.seen.append("read")
+            return True if args[0].dtype == torch.bool else 1.0
+        if name == "_to_copy" and (to := kwargs.get("device", args[0].device)) != args[0].device:
+            if not (to == CARD and kwargs.get("non_blocking")):
+                self.seen.append(f"to {'card' if to == CARD else 'host'}")
+            return torch.ones_like(args[0], device=to, dtype=kwargs.get("dtype", args[0].dtype))
+        if name == "copy_" and args[0].device != args[1].device:
+            self.seen.append(f"to {'card' if args[0].device == CARD else 'host'}")
+            return args[0] if args[0].device == CARD else args[0].fill_(1)
+        return func(*args, **kwargs)
+
+
+@pytest.fixture
+def card(model, monkeypatch):
+    """The micro model on the card, with a prompt that is kept there."""
+    net = copy.deepcopy(model).to(CARD)
+    embeds = torch.zeros(1, 77, 16, device=CARD)
+    net.embeddings.of = lambda *rest: embeds
+    for module in (steps, tiling):
+        monkeypatch.setattr(module, "upload", lambda tensor, to: tensor.to(to, non_blocking=True))
+    with Waits() as waits:
+        yield net, waits
+
+
+def test_what_goes_to_a_card_is_let_go_and_what_comes_from_it_is_not():
+    class Noted:
+        def to(self, device, non_blocking):
+            return non_blocking
+
+    assert [upload(Noted(), torch.device(name)) for name in ("cuda", "cuda:1", "cpu", "mps", "xpu")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(("color", "dtype"), [("adain", torch.float32), ("wavelet", torch.uint8)])
+def test_an_image_is_waited_for_once(card, dtype, color):
+    net, waits = card
+    out = restore(net, torch.rand(2, 3, 12, 20), color=color, tile=6, overlap=2, dtype=dtype, **ROOMY)
+    assert (out.device.type, out.dtype) == ("cpu", dtype)
+    assert waits.seen == ["to host"] * 2
+
+
+def test_a_batch_that_goes_through_the_steps_together_is_waited_for_once(card):
+    net, waits = card
+    restore(net, torch.rand(4, 3, 8, 8), chunk=4, scale=2.5, **ROOMY)
+    assert waits.seen == ["to host"]
+
+
+def test_what_lies_on_the_card_stays_there_and_is_asked_about_once(card):
+    net, waits = card
+    x = torch.rand(1, 3, 12, 20, device=CARD)
+    waits.seen.clear()
+    assert restore(net, x, **ROOMY).device == CARD
+    assert waits.seen == ["read"] * 3  # two checks of what came, by `restore` and its first step, and the end
+
+
+def test_control_the_steps_one_by_one_wait_each_time(card):
+    net, waits = card
+    room = Room(**ROOMY)
+    z = encode(net, torch.rand(1, 3, 16, 16), room=room)
+    decode(net, denoise(net, z, net.embeddings.of(), room=room), room=room)
+    assert waits.seen == ["to card", "read", "to host"] * 3
+
+
+def test_a_picture_too_large_for_the_card_lies_in_the_hosts_memory(card):
+    net, waits = card
+    free = 3 * 10**6  # enough for pieces of 32, not for what is kept
+    out = restore(net, torch.rand(1, 3, 40, 40), free=lambda device: free if device == CARD else 2**40)
+    assert out.shape == (1, 3, 160, 160)
+    assert len(waits.seen) > 20
+
+
+def break_from(module, first, times):
+    """Let a layer overflow in so many calls from the `first` on."""
+    calls = []
+
+    def overflow(layer, args, out):
+        calls.append(args[0].dtype)
+        return out * torch.inf if first <= len(calls) < first + times else None
+
+    module.register_forward_hook(overflow)
+    return calls
+
+
+@pytest.fixture
+def asks_late(monkeypatch):
+    """Take the processor for a device that is not waited for; what is fetched from it travels."""
+    there = sys.modules["osediff_core.restore"]
+    fetched = there._fetched
+    monkeypatch.setattr(there, "fits_on_device", lambda *rest: True)
+    monkeypatch.setattr(there, "_fetched", lambda sr, good, to: fetched(sr, good, torch.device("cpu", 0)))
+
+
+@pytest.mark.usefixtures("asks_late")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_an_image_that_was_not_finite_is_made_again_part_by_part(model, dtype, caplog):
+    lq = torch.rand(3, 3, 8, 8, generator=torch.manual_seed(0))
+    net = copy.deepcopy(model).to(torch.bfloat16)
+    expected = restore(net, lq, dtype=dtype)
+    # The second image's noise overflows, and again when it is made once more; then float32 helps.
+    calls = break_from(net.unet.conv_in, 2, 2)
+    seen = []
+    with caplog.at_level(logging.WARNING):
+        out = restore(net, lq, dtype=dtype, progress=lambda *at: seen.append(at))
+    half, exact = torch.bfloat16, torch.float32
+    assert calls == [half, half, half, exact, half]
+    assert [r.message for r in caplog.records] == [
+        "the predicted noise is not finite in bfloat16; computing it once more in float32"
+    ]
+    assert torch.equal(out[0], expected[0])
+    assert (out.float() - expected.float()).abs().mean() < 0.05 * (1 if dtype == exact else 255)
+    assert seen[-1] == (9, 9)
+    assert max(seen) == (9, 9)
+
+
+@pytest.mark.usefixtures("asks_late")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_asking_late_changes_no_bit(model, dtype, monkeypatch):
+    lq = torch.rand(2, 3, 8, 8, generator=torch.manual_seed(0))
+    late = restore(model, lq, dtype=dtype)
+    monkeypatch.undo()
+    assert torch.equal(late, restore(model, lq, dtype=dtype))
+
+
+@pytest.mark.usefixtures("asks_late")
+def test_what_stays_infinite_is_the_same_sentence(model):
+    net = copy.deepcopy(model)
+    net.vae.decoder.conv_out.weight.fill_(torch.inf)
+    with pytest.raises(OSEDiffError, match="decoded image is not finite in float32"):
+        restore(net, torch.rand(1, 3, 8, 8))
+
+
+def test_levels_are_rounded_as_files_are(model):
+    lq = torch.rand(1, 3, 9, 7, generator=torch.manual_seed(0))
+    sr = restore(model, lq)
+    levels = restore(model, lq, dtype=torch.uint8)
+    assert torch.equal(levels, sr.clamp(0, 1).mul(255).round().to(torch.uint8))
+    assert not torch.equal(levels, (sr * 255).to(torch.uint8))  # what truncating would give
+    halves = torch.tensor([0.5, 1.5, 2.5, 254.5]) / 255
+    assert to_levels(halves).tolist() == [0, 2, 2, 254]
+    with pytest.raises(OSEDiffError, match=r"float32 or uint8, got torch\.float16"):
+        restore(model, lq, dtype=torch.float16)
