@@ -64,7 +64,9 @@ def describe(path: str | Path, base: str | Path | None = None) -> Description:
         return _export(file, "unet" if kind == exports.UNET_FORMAT else "vae")
     if kind == TAGGER_FORMAT:
         return _tagger(file)
-    return Description(_foreign(file), {"keys": _first_keys(file)} | _storage(file))
+    kind, use = _foreign(file)
+    facts = {"used by": use} if use else {"keys": _first_keys(file)}
+    return Description(kind, facts | _storage(file))
 
 
 # ---- checkpoints --------------------------------------------------------------------------------
@@ -174,19 +176,21 @@ def _tagger(file: TensorFile) -> Description:
 # ---- files of others ----------------------------------------------------------------------------
 
 
-def _foreign(file: TensorFile) -> str:
+def _foreign(file: TensorFile) -> tuple[str, str]:
+    """Say what another's file is, and what takes it here, "" where nothing does."""
     keys = {key.removeprefix("model.") for key in file.shapes}
     if any(key.startswith(f"{SWIN}.") for key in keys):
         whole = any(key.startswith(f"{HEAD}.") and "lora_" not in key for key in keys)
-        return "RAM's weights (Recognize Anything)" if whole else "DAPE's weights, which go with RAM's"
+        name = "RAM's weights (Recognize Anything)" if whole else "DAPE's weights, which go with RAM's"
+        return name, "osediff convert-dape, which makes one small file of RAM and DAPE"
     name = name_of(file.shapes)
     if name != SD2:
-        return f"{name}; no checkpoint and no base of OSEDiff"
+        return f"{name}; no checkpoint and no base of OSEDiff", ""
     try:
         single_file_parts(file.path)
     except OSEDiffError as error:
-        return str(error).removeprefix(f"{file.path} is ")
-    return BASE_SD21
+        return str(error).removeprefix(f"{file.path} is "), ""
+    return f"{BASE_SD21}, in one file", "--base, with --vocabulary; OSEDiff Loader, from models/checkpoints"
 
 
 def _folder(place: Path) -> Description:
@@ -210,8 +214,11 @@ def _folder(place: Path) -> Description:
     except OSEDiffError as error:
         return Description(f"a model that cannot be a base: {error}")
     name = BASE_SD21 if name_of_config(parts["unet"].config) == SD2 else OWN_BASE
-    dtypes = {part: Counter(f.dtype(k) for f in p.files for k in f.shapes) for part, p in parts.items()}
-    return Description(f"{name}, in the diffusers layout", {part: _stored(n) for part, n in dtypes.items()})
+    facts = {}
+    for part, source in parts.items():
+        dtypes = Counter(file.dtype(key) for file in source.files for key in file.shapes)
+        facts[part] = f"{_stored(dtypes)}, {_size(sum(file.path.stat().st_size for file in source.files))}"
+    return Description(f"{name}, in the diffusers layout", facts)
 
 
 def _first_keys(file: TensorFile) -> str:
@@ -225,11 +232,17 @@ def _storage(file: TensorFile) -> dict[str, str]:
 
 
 def _stored(dtypes: Counter[torch.dtype]) -> str:
-    kinds = ", ".join(f"{n:,} of {str(kind)[6:]}" for kind, n in dtypes.most_common())
-    return f"tensors: {kinds}" if kinds else "no tensors"
+    kinds = [f"{n:,} of {str(kind)[6:]}" for kind, n in dtypes.most_common()]
+    if len(kinds) == 1:
+        return kinds[0].replace(" of ", " tensors of ")
+    return f"{dtypes.total():,} tensors: {', '.join(kinds)}" if kinds else "no tensors"
 
 
 def _written(place: Path) -> str:
     stat = place.stat()
     day = datetime.fromtimestamp(stat.st_mtime).astimezone().date().isoformat()
-    return f"{stat.st_size / 1e6:,.1f} MB, written {day}"
+    return f"{_size(stat.st_size)}, written {day}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
