@@ -1,13 +1,15 @@
 """Write a folder of training pictures that may be used freely: `python -m train.pictures OUT_DIR`.
 
 Photographs come from what scikit-image and scikit-learn install (nothing is downloaded), the rest are
-synthetic. The photographs that the quality table is measured on (`train.heldout`) never go in.
+synthetic. With `--more SHARE`, photographs of three Debian packages go in too (`train.more_photographs`).
+The photographs that the quality table is measured on (`train.heldout`) never go in.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from osediff_core.errors import OSEDiffError
+
 from .dead_leaves import dead_leaves
+from .more_photographs import MORE, Photograph, crops_to_choose_by, shrunken
 
 SKIMAGE_PHOTOGRAPHS = (
     "astronaut.png",
@@ -65,6 +70,34 @@ def write_photographs(folder: Path) -> list[Path]:
     return written
 
 
+def write_more(share: Path, folder: Path, wanted: Sequence[Photograph] = MORE) -> list[Path]:
+    """Shrink the packages' photographs below `share` into the folder; returns the files written.
+
+    Those kept for choosing among models go into its subfolder "validation", cut into crops: what reads the
+    pictures of the folder for training does not look there. Raises FileNotFoundError that names the package
+    of the first absent one.
+    """
+    from osediff_core.pictures.images import read_image
+
+    for photograph in wanted:
+        if not (share / photograph.file).is_file():
+            raise FileNotFoundError(
+                f"Expected {photograph.file} below {share}: install Debian's package {photograph.package}, "
+                "or unpack it and name its folder usr/share."
+            )
+    (folder / "validation").mkdir(exist_ok=True)
+    written = []
+    for photograph in wanted:
+        name, picture = Path(photograph.file).stem, shrunken(read_image(share / photograph.file).rgb[0])
+        pieces = {f"more_{name}": picture}
+        if photograph.choosing:
+            pieces = {f"validation/{name}_{n}": crop for n, crop in enumerate(crops_to_choose_by(picture))}
+        for piece, pixels in pieces.items():
+            _to_pil(pixels).save(folder / f"{piece}.png")
+            written.append(folder / f"{piece}.png")
+    return written
+
+
 def write_leaves(folder: Path, count: int, seed: int, size: int = 512) -> list[Path]:
     """Paint `count` dead-leaves pictures of size x size pixels; picture i depends on (seed, i) alone."""
     written = []
@@ -87,17 +120,22 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m train.pictures", description="Write training pictures that may be used freely."
     )
     parser.add_argument("out_dir", type=Path, help="folder that gets the PNG files; made if absent")
+    parser.add_argument("--more", type=Path, help="/usr/share where the Debian packages are installed")
     parser.add_argument("--leaves", type=int, default=60, help="number of synthetic pictures (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic pictures (default 0)")
     args = parser.parse_args(argv)
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)
         photographs = write_photographs(args.out_dir)
+        more = write_more(args.more, args.out_dir) if args.more else []
         leaves = write_leaves(args.out_dir, args.leaves, args.seed)
-    except OSError as error:
+    except (OSError, OSEDiffError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(f"{len(photographs)} photographs and {len(leaves)} leaves in {args.out_dir}\n")
+    crops = [path for path in more if path.parent != args.out_dir]
+    kept_out = f", {len(crops)} crops in {args.out_dir / 'validation'}" if crops else ""
+    count = len(photographs) + len(more) - len(crops)
+    sys.stdout.write(f"{count} photographs and {len(leaves)} leaves in {args.out_dir}{kept_out}\n")
     return 0
 
 

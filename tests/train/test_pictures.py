@@ -7,8 +7,10 @@ import torch
 from PIL import Image
 
 from train import pictures
+from train.base.crops import load_pictures
 from train.dead_leaves import dead_leaves
 from train.heldout import HELD_OUT
+from train.more_photographs import MORE, Photograph
 
 
 def painted(seed: int, size: int = 96) -> torch.Tensor:
@@ -78,3 +80,47 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(pictures, "find_spec", lambda name: None)
     assert pictures.main([str(tmp_path)]) == 1
     assert "pip install scikit-image" in capsys.readouterr().err
+
+
+def two_photographs(share):
+    """Put two photographs below a folder like /usr/share: a wide one, and one kept for choosing."""
+    for name, size in (("wide", (2100, 700)), ("kept", (400, 300))):
+        Image.new("RGB", size, (200, 100, 50)).save(share / f"{name}.png")
+    return [
+        Photograph("some-package", "wide.png", "A", "CC0"),
+        Photograph("some-package", "kept.png", "B", "CC0", choosing=True),
+    ]
+
+
+def test_more_photographs_are_shrunk_and_the_ones_to_choose_by_stay_out_of_training(tmp_path):
+    share, out = tmp_path / "share", tmp_path / "out"
+    share.mkdir()
+    out.mkdir()
+    pictures.write_more(share, out, two_photographs(share))
+    ((name, picture),) = load_pictures(out)  # what the trainings of the base read
+    assert (name, picture.shape) == ("more_wide", (3, 467, 1400))
+    crops = sorted((out / "validation").iterdir())
+    assert [crop.name for crop in crops] == [f"kept_{n}.png" for n in range(6)]
+    assert {Image.open(crop).size for crop in crops} == {(192, 192)}
+
+
+def test_the_package_of_an_absent_photograph_is_named(tmp_path):
+    wanted = two_photographs(tmp_path)
+    (tmp_path / "kept.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"kept\.png .* package some-package"):
+        pictures.write_more(tmp_path, tmp_path, wanted)
+    assert not (tmp_path / "validation").exists()
+
+
+def test_more_photographs_name_author_and_licence_and_no_two_get_one_file():
+    names = [photograph.file.rsplit("/", 1)[1] for photograph in MORE]
+    assert len(set(names)) == len(names) >= 16
+    assert not {name.split(".")[0] for name in names} & set(HELD_OUT)
+    assert {photograph.licence for photograph in MORE} == {
+        "CC0",
+        "CC BY 4.0",
+        "public domain",
+        "BSD-3-Clause",
+    }
+    assert all(photograph.author for photograph in MORE)
+    assert sum(photograph.choosing for photograph in MORE) == 4
