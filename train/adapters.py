@@ -92,6 +92,28 @@ def switch_conv_in(unet: nn.Module) -> SwitchedConv2d:
     return switched
 
 
+def compute_merged(layer: nn.Module) -> None:
+    """Let a layer compute once with weight + scale B A, instead of beside its adapters: the same function.
+
+    For a base so narrow, and a rank so high, that the adapters cost as much as the layer. The forward
+    method is replaced on the instance, so that the names of its tensors stay what they are; adapters go on
+    being switched and trained.
+    """
+    base = layer.base_layer
+
+    def forward(x: Tensor) -> Tensor:
+        weight = base.weight.float()
+        with torch.autocast(x.device.type, enabled=False):
+            for name in layer.active_adapters:
+                if name in layer.lora_A:
+                    first, second = layer.lora_A[name].weight, layer.lora_B[name].weight
+                    change = second.flatten(1) @ first.flatten(1)  # (out, in * kh * kw)
+                    weight = weight + layer.scaling[name] * change.view_as(weight)
+        return torch.func.functional_call(base, {"weight": weight}, (x,))
+
+    layer.forward = forward
+
+
 def adapter_tensors(module: nn.Module, prefix: str, part: str) -> dict[str, nn.Parameter]:
     """Collect the parameters of adapters called `prefix`..., named part + "<module>.lora_A.weight"."""
     found = {}

@@ -9,7 +9,7 @@ from osediff_core.errors import OSEDiffError
 
 from .data import DataConfig
 from .degradation import DegradationConfig
-from .losses import VSDForm
+from .losses import DataTerm, VSDForm
 from .perceptual import PerceptualName
 from .prompt_sources import PromptConfig
 from .recompute import Recompute
@@ -61,7 +61,9 @@ class LossConfig:
     """Weights of the objectives, for pictures in [-1, 1] and latents in scaled units."""
 
     lambda_data: float = 1.0
-    """Weight of the mean squared error."""
+    """Weight of the data term."""
+    data: DataTerm = "mse"
+    """The data term: "mse", or "log_mse", which weighs every picture by its own error, as PSNR does."""
     lambda_perceptual: float = 2.0
     """Weight of the perceptual term (lambda_1 of the paper)."""
     lambda_vsd: float = 1.0
@@ -146,6 +148,9 @@ class RunConfig:
     recompute: Recompute = "decoder"
     """Activations that are computed again in the backward pass to save memory: "decoder" (of the VAE, where
     most of it goes), "all" or "none"; the results are the same."""
+    merge_adapters: bool = False
+    """Merge the adapters into their layers in every pass, instead of computing both: the same function, and
+    faster where a base is narrow and the rank high."""
     channels_last: bool = False
     """Memory layout (B, H, W, C) for convolutions: faster with bf16 on many processors."""
     device: Literal["auto", "cpu"] = "auto"

@@ -100,6 +100,8 @@ class Trainer:
     def _choose_numbers(self) -> None:
         """Set the networks' numerical format, memory layout and what they recompute."""
         run = self.config.run
+        if run.merge_adapters:
+            self.backbone.merge_adapters()
         if run.mixed_precision != "no":
             self.backbone.use_half(HALVES[run.mixed_precision])
         if run.channels_last:

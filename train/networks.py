@@ -14,8 +14,10 @@ from osediff_core.model import OSEDiff
 from osediff_core.weights.checkpoint import Checkpoint
 
 from .adapters import (
+    SwitchedConv2d,
     adapter_tensors,
     add_adapter,
+    compute_merged,
     copy_strictly,
     init_lora,
     lora_layers,
@@ -225,6 +227,15 @@ class Backbone:
         run_in_float32(unet.conv_in, dtype)  # sees all of z
         device = unet.device.type
         self._autocast = lambda: torch.autocast(device, dtype=dtype)
+
+    def merge_adapters(self) -> None:
+        """Compute every layer but conv_in with its adapters merged into it anew in each pass.
+
+        To be called before `use_half`, which wraps some layers.
+        """
+        for layer in [*self._lora_layers.values(), *lora_layers(self.model.vae).values()]:
+            if not isinstance(layer.base_layer, SwitchedConv2d):
+                compute_merged(layer)
 
     def recompute(self, what: Recompute) -> None:
         """Compute activations again on the way back: of the VAE's decoder, of everything, or none."""

@@ -129,7 +129,7 @@ class Stepper:
         sr, hq = image * 2 - 1, batch.hq * 2 - 1  # the loss weights are for pictures in [-1, 1]
         in_picture = self.critic is not None and self.loss.vsd_space == "image"
         restored = Restored(self.backbone.encode_plain(image) if in_picture else z_hq, sr)
-        losses, signals = {"data": data_loss(sr, hq)}, _odd(batch)
+        losses, signals = {"data": data_loss(sr, hq, self.loss.data)}, _odd(batch)
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual(sr, hq).mean()
         for name, wanted, compute in (

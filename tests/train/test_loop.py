@@ -185,6 +185,16 @@ def test_bf16_and_channels_last_train(config):
     assert tensors["vae.quant_conv.lora_B.weight"].abs().max() > 0
 
 
+def test_merged_adapters_and_the_logarithm_reach_the_loop(config):
+    plain = all_tensors(read_checkpoint(train(config(run={"steps": 1}, optim=FAST))))
+    run = {"steps": 1, "merge_adapters": True, "overwrite": True}
+    merged = all_tensors(read_checkpoint(train(config(run=run, optim=FAST))))
+    for name, tensor in plain.items():
+        assert (merged[name] - tensor).abs().mean() < 1e-3 + 0.2 * tensor.abs().mean(), name
+    other = all_tensors(read_checkpoint(train(config(run=run, optim=FAST, loss={"data": "log_mse"}))))
+    assert any(not torch.equal(other[name], merged[name]) for name in merged)
+
+
 def test_output_layer_and_schedule():
     def one_update(output_lr_scale=1.0, **settings):
         parameters = {

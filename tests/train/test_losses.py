@@ -92,6 +92,22 @@ def test_data_loss_is_the_mean_square(drawn):
     assert data_loss(torch.full((1, 3, 2, 2), 1.0), torch.full((1, 3, 2, 2), -1.0)) == 4
 
 
+def test_log_mse_moves_with_psnr_picture_by_picture():
+    hq = torch.zeros(2, 3, 4, 4)
+    sr = torch.stack([torch.full((3, 4, 4), 0.5), torch.full((3, 4, 4), 0.1)]).requires_grad_()
+    data_loss(sr, hq, "log_mse").backward()
+    easy_over_hard = sr.grad[1].sum() / sr.grad[0].sum()
+    assert easy_over_hard == pytest.approx((0.1 / (0.01 + 4e-4)) / (0.5 / (0.25 + 4e-4)))
+    halved = data_loss(sr / 10**0.05, hq, "log_mse")  # everything 1 dB better
+    drop = data_loss(sr, hq, "log_mse") - halved
+    assert drop.item() == pytest.approx(torch.log(torch.tensor(10.0)).item() / 10, rel=0.03)
+    sr.grad = None
+    data_loss(sr, hq).backward()
+    assert sr.grad[1].sum() / sr.grad[0].sum() == pytest.approx(0.2), (
+        "control: the square forgets the easy one"
+    )
+
+
 def test_the_papers_form_is_the_weighted_difference_of_the_noises(drawn):
     z, noise, eps_critic, eps_teacher, t = drawn
     z = z.requires_grad_()

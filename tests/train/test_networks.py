@@ -237,3 +237,46 @@ def test_channels_last_changes_the_layout_only(backbone, batch):
         plain.generate(batch[0], PROMPT, None), turned.generate(batch[0], PROMPT, None), strict=True
     ):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+# ---- merged adapters ------------------------------------------------------------------------------------
+
+
+def trained_alike(backbone, merged):
+    """Networks whose every adapter has the same random values, in float32."""
+    networks = backbone(rank_unet=6, rank_vae=3)
+    randomize(networks.generator_parameters())
+    randomize(networks.critic_parameters(), seed=1)  # of the same names
+    if merged:
+        networks.merge_adapters()
+    return networks
+
+
+def test_merged_adapters_are_the_same_function_in_every_role(backbone, loaded):
+    beside, merged = (trained_alike(backbone, way) for way in (False, True))
+    for ours, expected in zip(roles(merged), roles(beside), strict=True):
+        torch.testing.assert_close(ours, expected, atol=2e-4, rtol=2e-4)
+    base = loaded.unet(Z, T, encoder_hidden_states=PROMPT.expand(2, -1, -1)).sample
+    torch.testing.assert_close(roles(merged)[2], base)
+    assert not torch.allclose(roles(merged)[1], base, atol=1e-2), "control: the adapters do something"
+
+
+def test_merged_adapters_get_the_same_gradients(backbone, batch):
+    found = []
+    for way in (False, True):
+        networks = trained_alike(backbone, way)
+        _, z = networks.generate(F.interpolate(batch[0][:1], scale_factor=2), PROMPT, None)
+        z.square().mean().backward()
+        found.append({name: p.grad for name, p in networks.generator_parameters().items()})
+    for name, expected in found[0].items():
+        distance = (found[1][name] - expected).norm() / expected.norm()
+        assert distance < 1e-3, name
+
+
+def test_merged_adapters_in_bf16_end_in_float32(backbone, batch):
+    exact, networks = (trained_alike(backbone, True) for _ in range(2))
+    networks.use_half(torch.bfloat16)
+    with torch.no_grad():
+        (_, expected), (_, z) = (one.generate(batch[0], PROMPT, None) for one in (exact, networks))
+    assert z.dtype == torch.float32
+    assert 0 < (z - expected).norm() / expected.norm() < 0.1
