@@ -39,8 +39,8 @@ def sd2_tokenizer(folder: str | Path | None = None) -> CLIPTokenizer:
     asked = f"the folder {folder} has none" if folder is not None else "none was found on this computer"
     raise OSEDiffError(
         f"a single-file base needs CLIP's vocabulary (vocab.json and merges.txt), and {asked}: name the "
-        "tokenizer folder of any Stable Diffusion as the vocabulary (--vocabulary FOLDER), install "
-        "open_clip_torch, or run `osediff fetch vocabulary`"
+        "tokenizer folder of any Stable Diffusion (osediff --vocabulary FOLDER, in Python vocabulary=), "
+        "install open_clip_torch, or run `osediff fetch vocabulary`"
     )
 
 
