@@ -1,5 +1,6 @@
 """How the work is cut to the memory: from figures alone, and after memory really ran out."""
 
+import copy
 import gc
 import logging
 from contextlib import suppress
@@ -7,7 +8,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from osediff_core import memory, restore, room
+from osediff_core import OSEDiff, memory, restore, room
 from osediff_core.errors import OSEDiffError
 from osediff_core.memory import first_that_fits, free_memory, is_out_of_memory
 from osediff_core.restore import decode, denoise, encode, encode_prompt
@@ -359,10 +360,51 @@ def test_what_no_machine_holds_is_refused_with_the_memory_it_takes(model, height
     assert alive.peak < 2**20
 
 
-def test_a_line_of_pixels_is_restored(model):
-    out = restore(model, image(1, 900), scale=1)
-    assert out.shape == (1, 3, 1, 900)
+@pytest.mark.parametrize(("height", "width"), [(1, 900), (900, 1)])
+def test_a_line_of_pixels_is_restored(model, height, width):
+    out = restore(model, image(height, width), scale=1)
+    assert out.shape == (1, 3, height, width)
     assert out.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("height", "width"), [(1, 20000), (20000, 1)])
+def test_the_demo_restores_a_line_of_20000_pixels(height, width):
+    demo = OSEDiff.from_pretrained(device="cpu", dtype="float32")
+    lq = image(height, width)
+    out = restore(demo, lq, vae=256)
+    assert out.shape == (1, 3, 4 * height, 4 * width)
+    assert (out.mean() - lq.mean()).abs() < 0.02  # a picture, and the right one
+
+
+def test_20000_by_20000_is_refused_by_the_memory_of_this_machine(model):
+    huge = torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(1, 3, 20000, 20000)
+    free = free_memory(CPU)
+    if free is None or free > 2**40:
+        pytest.skip("this machine does not say what is free, or could hold it")
+    with pytest.raises(OSEDiffError, match=r"80000 x 80000 pixels takes about 572\.2 GiB of memory to make"):
+        restore(model, huge)
+
+
+@pytest.fixture
+def unknown(model):
+    """The model with a VAE that is computed like any other, and whose build is not known."""
+    net = copy.deepcopy(model)
+    block = net.vae.decoder.mid_block.resnets[0]
+    block.norm1 = torch.nn.Sequential(block.norm1)
+    return net
+
+
+def test_a_vae_of_unknown_build_runs_whole_where_that_fits(model, unknown, monkeypatch):
+    lq = image(20, 12)
+    assert torch.equal(restore(unknown, lq), restore(model, lq))
+    assert torch.equal(restore(unknown, lq, free=lambda device: None), restore(model, lq))
+    for options in ({"vae": 64}, {"free": lambda device: 10**6}):
+        with pytest.raises(OSEDiffError, match="cannot be cut into pieces: use vae='whole', where there is"):
+            restore(unknown, lq, **options)
+    starve(monkeypatch, type(model), "decode_unclamped", lambda *args: False)
+    with pytest.raises(OSEDiffError, match="cannot be cut into pieces"):
+        restore(unknown, lq)
 
 
 def test_steps_take_the_room_too(model):
