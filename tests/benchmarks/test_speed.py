@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
+
 import pytest
 import torch
 
-from benchmarks.published import predict_noise_by_tiles, publish
+from benchmarks.published import DECODER_TILE, ENCODER_TILE, predict_noise_by_tiles, publish
+from benchmarks.published_hook import run_hook
 from benchmarks.speed import ON_A_PROCESSOR, WAYS, Setting, line, measure, parse, settings
 from osediff_core import OSEDiff
 from osediff_core.weights.checkpoint import read_checkpoint
@@ -51,5 +54,31 @@ def test_a_row_that_was_not_run_says_so():
 
 def test_a_processor_runs_its_part_of_the_matrix(monkeypatch):
     monkeypatch.setattr("sys.argv", ["speed", "somewhere", "--cpu"])
-    wanted = {(s.size, s.batch) for s, run in settings(parse()) if run}
-    assert wanted == ON_A_PROCESSOR
+    wanted = [s for s, run in settings(parse()) if run]
+    assert {(s.size, s.batch) for s in wanted} == ON_A_PROCESSOR
+    assert {s.way for s in wanted} == {"ours", "published"}
+    monkeypatch.setattr("sys.argv", ["speed", "somewhere", "--cpu", "--ways", "diffusers tiling"])
+    assert {s.way for s, run in settings(parse()) if run} == {"diffusers tiling"}
+    monkeypatch.setattr("sys.argv", ["speed", "somewhere"])
+    assert all(run for _, run in settings(parse()))
+
+
+@pytest.mark.parametrize(("side", "cut"), [(512, False), (1024, False), (2048, True)])
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_up_to_1024_the_published_way_does_not_cut_the_vae(side, cut, way):
+    whole = []
+
+    class Coder(torch.nn.Module):
+        conv_in = torch.nn.Identity()  # where a piece begins
+
+        def forward(self, x):
+            whole.append(x.shape)
+            return x
+
+    vae = torch.nn.Module()
+    vae.encoder = vae.decoder = Coder()
+    vae.quant_conv = vae.post_quant_conv = torch.nn.Identity()
+    x = torch.empty(1, 3, side, side) if way == "encode" else torch.empty(1, 4, side // 8, side // 8)
+    with suppress(AttributeError) if cut else nullcontext():  # the coder has no layers to cut
+        run_hook(vae, x, way, ENCODER_TILE if way == "encode" else DECODER_TILE)
+    assert whole == ([] if cut else [x.shape])
