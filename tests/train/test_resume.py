@@ -1,5 +1,6 @@
 """Nothing is lost: interrupted runs end as if they had not been, and what cannot go on says why."""
 
+import dataclasses
 import importlib.util
 import shutil
 from dataclasses import replace
@@ -18,14 +19,14 @@ from train.guard import Guard
 from train.loop import Trainer, train
 from train.setup import init_generator
 from train.shares import Share
-from train.state import newest_state, read_state, write_state
+from train.state import FREE, newest_state, read_state, write_state
 
 SPEC = importlib.util.spec_from_file_location(
     "kill_and_resume", Path(__file__).with_name("kill_and_resume.py")
 )
 kill_and_resume = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(kill_and_resume)
-differences = kill_and_resume.differences
+differences, leaves = kill_and_resume.differences, kill_and_resume.leaves
 
 LIVELY = {"learning_rate": 1e-3, "warmup_steps": 3, "decay_steps": 9, "ema_decay": 0.9}
 
@@ -127,6 +128,16 @@ def test_the_same_pictures_may_come_in_other_rounds(run):
     train(two)
     train(again(two, batch_size=1, accumulation=2, steps=2))
     assert end_of(two)["step"] == 2
+
+
+def test_what_only_reports_may_change_and_changes_nothing(whole, begun):
+    train(again(begun, signals_every=1, log_every=1, tracker="tensorboard"))
+    assert differences(end_of(whole), end_of(begun)) == []
+
+
+def test_what_may_change_are_settings_that_there_are():
+    names = {name for name, _ in leaves(dataclasses.asdict(TrainConfig()))}
+    assert {f"/{name.replace('.', '/')}" for name in FREE} <= names
 
 
 def test_a_finished_run_can_be_extended_and_does_nothing_otherwise(begun):
