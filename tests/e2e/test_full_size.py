@@ -46,7 +46,7 @@ def pixels(path):
 
 @pytest.fixture(scope="module")
 def full_size(server, comfy_path, tmp_path_factory):
-    """A function that gives the model of some form, in ComfyUI's folders; its files are removed at the end."""
+    """A function that gives the model of some form, in ComfyUI's folders; its files go again at the end."""
     made = {}
     folder = tmp_path_factory.mktemp("full_size")
 
