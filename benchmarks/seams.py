@@ -1,16 +1,18 @@
-"""Are there seams? The energy of differences across the borders of tiles, against that elsewhere.
+"""Are there seams? The energy of differences where tiles begin, end and meet, against that elsewhere.
 
     python benchmarks/seams.py                       # the demo, on gradients
     python benchmarks/seams.py photo.jpg ... --base B --weights W
 
-A picture is restored in tiles, and the columns and rows where tiles begin or end are compared with all
-others: up to 1 there is no seam. Beside it the same lines of the picture restored whole, and two that must be
-above 1: a step of one 8-bit level planted on these lines, and tiles without overlap, which do have seams.
+A picture is restored in tiles, and the columns and rows where tiles begin or end, and those in the middle of
+overlaps, where one tile's weight outgrows the other's, are compared with all others: up to 1 there is no
+seam. Beside it the same lines of the picture restored whole, and two that must be above 1: a step of one
+8-bit level planted on these lines, and tiles without overlap, which do have seams.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,9 +26,14 @@ MARGIN = 16  # image pixels at the picture's own edge, where convolutions see ze
 
 
 def borders(boxes: list[Box], axis: int, reduction: int) -> list[int]:
-    """Return where tiles begin and end inside the picture along an axis (0 down), in image pixels."""
-    ends = {edge for box in boxes for edge in (box[axis], box[axis] + box[axis + 2])}
-    return [edge * reduction for edge in sorted(ends)[1:-1]]
+    """Return where tiles begin, end and weigh as much as their neighbours along an axis, in image pixels.
+
+    axis: 0 down, 1 across. The picture's own edges are left out.
+    """
+    side, starts = boxes[0][axis + 2], sorted({box[axis] for box in boxes})
+    ends = {edge * reduction for start in starts for edge in (start, start + side)}
+    meet = {(a + b + side) * reduction // 2 for a, b in pairwise(starts)}
+    return sorted((ends | meet) - {starts[0] * reduction, (starts[-1] + side) * reduction})
 
 
 def seam_ratio(image: Tensor, boxes: list[Box], reduction: int) -> float:
