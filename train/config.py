@@ -62,8 +62,6 @@ class LossConfig:
 
     lambda_data: float = 1.0
     """Weight of the data term."""
-    data: DataTerm = "mse"
-    """The data term: "mse", or "log_mse", which weighs every picture by its own error, as PSNR does."""
     lambda_perceptual: float = 2.0
     """Weight of the perceptual term (lambda_1 of the paper)."""
     lambda_vsd: float = 1.0
@@ -93,6 +91,8 @@ class LossConfig:
     """The critic's loss draws timesteps below this one, up to 1000."""
     critic_draws: Literal["own", "shared"] = "own"
     """Noise and timesteps of the critic's first step: its own (published), or those of VSD (Algorithm 1)."""
+    data: DataTerm = "mse"
+    """The data term: "mse", or "log_mse", which weighs every picture by its own error, as PSNR does."""
 
 
 @dataclasses.dataclass
