@@ -26,6 +26,7 @@ from .stages import Attention, Shape, Stage, decoder_stages, encoder_stages
 PIECE = 256  # pixels: the side of the pieces where nothing else is said
 LEAST_PIECE = 32  # pixels: below, the halo of a piece is as large as the piece
 TEMPORARIES = 6  # a piece's input, its normalized and activated copies, its output, and the convolution's own
+EXACT_COPIES = 3  # more of a piece, in float32, where the rest is of half precision: norms compute in it
 UNKNOWN = 6  # values at once, of a pixel and channel of the first level, as in Stable Diffusion's decoder
 STRIPS = 3  # how far an activation outlives the one that takes its place: the halo's, and the one at work
 
@@ -163,6 +164,7 @@ def _memory(
         shape = stage.after(shape)
     if piece is None:
         return at_once * size, 0
-    working, kept_bytes = TEMPORARIES * values * size + attention, kept * size
+    exact = 0 if size >= 4 else 4 * EXACT_COPIES
+    working, kept_bytes = values * (TEMPORARIES * size + exact) + attention, kept * size
     elsewhere = keep is not None and keep != weight.device
     return (working, kept_bytes) if elsewhere else (working + kept_bytes, 0)
