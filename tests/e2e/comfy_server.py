@@ -12,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class RejectedError(Exception):
 class Server:
     """A ComfyUI server on a free port, with a base folder of its own."""
 
-    def __init__(self, comfy: Path, python: str, base: Path) -> None:
+    def __init__(self, comfy: Path, python: str, base: Path, flags: Sequence[str] = ("--cpu",)) -> None:
         self.base, self.client = base, uuid.uuid4().hex
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -59,7 +60,7 @@ class Server:
         (base / "extra_model_paths.yaml").write_text(places)
         shutil.copy(comfy / "input" / "example.png", base / "input")
         os.symlink(ROOT, base / "custom_nodes" / "osediff", target_is_directory=True)
-        command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(self.port)]
+        command = [python, "main.py", *flags, "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
         command += ["--extra-model-paths-config", str(base / "extra_model_paths.yaml")]
         command += ["--disable-auto-launch", "--disable-api-nodes", "--disable-metadata"]

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,19 +41,34 @@ def comfy_python():
 
 
 @pytest.fixture(scope="session")
-def server(comfy_server, comfy_path, comfy_python, tmp_path_factory):
-    """A running server with the pack, and the micro model where extra_model_paths.yaml says."""
-    base = tmp_path_factory.mktemp("comfyui")
-    server = comfy_server.Server(comfy_path, comfy_python, base)
-    try:
-        micro = ROOT / "tests" / "golden_micro"
-        shutil.copytree(micro / "tiny_sd", base / "elsewhere" / "bases" / "tiny_sd")
-        (base / "elsewhere" / "weights").mkdir()
-        shutil.copy(micro / "osediff.pkl", base / "elsewhere" / "weights")
-        server.wait_until_ready()
+def start(comfy_server, comfy_path, comfy_python, tmp_path_factory):
+    """A function that starts a server with these flags, for a `with` block.
+
+    It has the pack, and the micro model where extra_model_paths.yaml says.
+    """
+
+    @contextmanager
+    def start(*flags: str):
+        base = tmp_path_factory.mktemp("comfyui")
+        server = comfy_server.Server(comfy_path, comfy_python, base, flags)
+        try:
+            micro = ROOT / "tests" / "golden_micro"
+            shutil.copytree(micro / "tiny_sd", base / "elsewhere" / "bases" / "tiny_sd")
+            (base / "elsewhere" / "weights").mkdir()
+            shutil.copy(micro / "osediff.pkl", base / "elsewhere" / "weights")
+            server.wait_until_ready()
+            yield server
+        finally:
+            server.stop()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def server(start):
+    """The server that most tests share."""
+    with start("--cpu") as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")
