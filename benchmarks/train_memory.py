@@ -134,7 +134,8 @@ class Copies:
             both = prompt.to(self.dtype).expand(2 * len(z), -1, -1)
             z = z.to(self.dtype).repeat(2, 1, 1, 1)
             eps = self.teacher(z, t.repeat(2), encoder_hidden_states=both).sample.float()
-            return guided(*eps.chunk(2), 7.5)
+            eps_negative, eps_prompt = eps.chunk(2)
+            return guided(eps_negative, eps_prompt, 7.5)
 
         return predict
 
