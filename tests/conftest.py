@@ -1,6 +1,7 @@
 """The micro model whose outputs are recorded: small enough to load wherever a test needs a whole one."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ import pytest
 # Models this small gain nothing from threads, and on a busy machine lose minutes waiting for each other.
 # Set before torch is imported, so that the tests' own subprocesses have it too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What a shell starts in the background ignores interrupts, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
