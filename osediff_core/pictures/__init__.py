@@ -1,1 +1,1 @@
-"""Picture files in and out, whole or not at all: the only place that knows PIL."""
+"""Picture files in and out, whole or not at all: the only place where PIL reads and writes files."""
