@@ -4,9 +4,9 @@
     python benchmarks/seams.py photo.jpg ... --base B --weights W
 
 A picture is restored in tiles, and the columns and rows where tiles begin or end, and those in the middle of
-overlaps, where one tile's weight outgrows the other's, are compared with all others: up to 1 there is no
-seam. Beside it the same lines of the picture restored whole, and two that must be above 1: a step of one
-8-bit level planted on these lines, and tiles without overlap, which do have seams.
+overlaps, where one tile's weight outgrows the other's, are compared with all others, in 8 bits as pictures
+are saved: up to 1 there is no seam. Beside it the same lines of the picture restored whole, and two that must
+be above 1: a step of one level planted on these lines, and tiles without overlap, which do have seams.
 """
 
 from __future__ import annotations
@@ -65,6 +65,11 @@ def planted(image: Tensor, boxes: list[Box], reduction: int, step: float = LEVEL
     return image
 
 
+def as_saved(image: Tensor) -> Tensor:
+    """Return an image in [0, 1] rounded to 8 bits: a seam far below one level is in no picture that is kept."""
+    return (image * 255).round() / 255
+
+
 def gradients(height: int, width: int) -> dict[str, Tensor]:
     """Return smooth pictures, (1, 3, height, width) in [0, 1]: a slope, a disc of light, and a slow wave."""
     y, x = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)[None]
@@ -84,9 +89,9 @@ def row(model: OSEDiff, name: str, lq: Tensor, tile: int, overlap: int) -> str:
     ratios = []
     image = restore(model, lq, tile=tile, overlap=overlap)
     for picture in (image, restore(model, lq, tile="off"), planted(image, boxes, f)):
-        ratios.append(seam_ratio(picture, boxes, f))
+        ratios.append(seam_ratio(as_saved(picture), boxes, f))
     bare = grid(-(-height // f), -(-width // f), tile, 0)
-    ratios.append(seam_ratio(restore(model, lq, tile=tile, overlap=0), bare, f))
+    ratios.append(seam_ratio(as_saved(restore(model, lq, tile=tile, overlap=0)), bare, f))
     return f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |"
 
 
