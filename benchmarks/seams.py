@@ -66,7 +66,7 @@ def planted(image: Tensor, boxes: list[Box], reduction: int, step: float = LEVEL
 
 
 def as_saved(image: Tensor) -> Tensor:
-    """Return an image in [0, 1] rounded to 8 bits: no seam far below one level is in a picture that is kept."""
+    """Return an image in [0, 1] rounded to 8 bits, where what is far below one level is gone."""
     return (image * 255).round() / 255
 
 
