@@ -30,7 +30,9 @@ class ModelConfig:
     """The base and what is trained on it."""
 
     base: str = ""
-    """Folder of the base in the diffusers layout; empty means the bundled demo base."""
+    """The base: a diffusers folder, a single file or a hub id; empty means the bundled demo base."""
+    vocabulary: str = ""
+    """Folder with CLIP's vocabulary, for a base in a single file, which has none; empty: looked for."""
     rank_unet: int = 4
     """Rank of the LoRA of the generator's UNet, and of the critic's."""
     rank_vae: int = 4

@@ -78,7 +78,12 @@ class Trainer:
             accelerator.process_index, accelerator.num_processes, run.batch_size, run.accumulation
         )
         self.step, self.best = 0, -float("inf")
-        model = OSEDiff.from_pretrained(config.model.base or DEMO_BASE, dtype="float32", device=self.device)
+        model = OSEDiff.from_pretrained(
+            config.model.base or DEMO_BASE,
+            dtype="float32",
+            device=self.device,
+            vocabulary=config.model.vocabulary or None,
+        )
         self.base = fingerprint(model)
         prompt, negative = embed_prompts(model, config)  # (1, L, D) each
         self.feed = Feed(

@@ -6,13 +6,19 @@ import shutil
 import signal
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 
+from benchmarks.random_base import single_file, write_vocabulary
 from osediff_core import OSEDiff, OSEDiffError, restore
+from osediff_core.base.load import load_base
+from osediff_core.base.single_file import Architecture
+from osediff_core.base.vocabulary import SIZE
 from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import OptimConfig, TrainConfig, read_config
 from train.data import build_dataset
@@ -24,6 +30,8 @@ from train.steps import Batch
 
 CPU = torch.device("cpu")
 FAST = {"learning_rate": 1e-2}
+PARTS = ("unet", "vae", "text_encoder")
+TOKENS = "text_model.embeddings.token_embedding.weight"
 
 
 def trainer(config):
@@ -165,6 +173,30 @@ def test_losses_that_are_no_numbers_stop_the_run_and_change_nothing(config):
     ):
         run.run()
     assert all(torch.equal(p, before[k]) for k, p in run.backbone.generator_parameters().items())
+
+
+def test_a_base_in_one_file_trains_with_the_vocabulary_it_is_given(config, micro, tmp_path, monkeypatch):
+    folder = micro / "tiny_sd"
+    parts = {part: load_file(next((folder / part).glob("*.safetensors"))) for part in PARTS}
+    configs = {part: json.loads((folder / part / "config.json").read_text()) for part in PARTS}
+    words_of = parts["text_encoder"]  # the micro base knows a few words, and the file's vocabulary is CLIP's
+    rows = words_of[TOKENS]
+    words_of[TOKENS] = rows.repeat(-(-SIZE // len(rows)), 1)[:SIZE].contiguous()
+    configs["text_encoder"]["vocab_size"] = SIZE
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    architecture = Architecture(*configs.values(), scheduler)
+    base, words = tmp_path / "base.safetensors", tmp_path / "words"
+    save_file(dict(single_file(parts, architecture.unet["layers_per_block"], 4)), base)
+    write_vocabulary(words)
+    monkeypatch.setattr("osediff_core.model.load_base", partial(load_base, architecture=architecture))
+
+    def run(vocabulary):
+        out = str(tmp_path / f"run_{vocabulary.name}")
+        train(config(model={"base": str(base), "vocabulary": str(vocabulary)}, run={"steps": 1, "out": out}))
+
+    run(words)
+    with pytest.raises(OSEDiffError, match="elsewhere"):
+        run(tmp_path / "elsewhere")
 
 
 def test_a_base_that_predicts_velocity_is_refused(config, micro, tmp_path):
