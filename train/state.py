@@ -29,8 +29,8 @@ LIBRARIES = ("torch", "diffusers", "peft", "accelerate", "numpy", "pillow")
 FREE = {
     "model.base", "model.vocabulary", "model.init_from", "model.licence", "data.cache_mb",
     "optim.max_skipped", "optim.skip_above", "run.out", "run.overwrite", "run.resume", "run.steps",
-    "run.batch_size", "run.accumulation", "run.workers", "run.device", "run.recompute", "run.log_every", "run.sample_every",
-    "run.signals_every", "run.checkpoint_every", "run.keep_last", "run.tracker",
+    "run.batch_size", "run.accumulation", "run.workers", "run.device", "run.recompute", "run.log_every",
+    "run.sample_every", "run.signals_every", "run.checkpoint_every", "run.keep_last", "run.tracker",
 }  # fmt: skip
 """Settings that may differ between a state and the run that takes it up. The base itself is compared, not its
 path, and of batch sizes their product over processes and rounds."""
