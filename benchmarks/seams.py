@@ -106,11 +106,12 @@ def main() -> None:
     add("--weights")
     add("--tile", type=int, default=32, help="latent pixels")
     add("--overlap", type=int, default=10, help="latent pixels")
+    add("--size", type=int, nargs=2, default=(72, 88), help="of the made gradients, before they are enlarged")
     args = parser.parse_args()
     model = OSEDiff.from_pretrained(args.base, args.weights)
     print(f"tiles of {args.tile}, overlap {args.overlap}\n")
     print("| picture | tiles | the same lines, whole | a planted level | no overlap |\n|---|---|---|---|---|")
-    for name, picture in gradients(72, 88).items():
+    for name, picture in gradients(*args.size).items():
         print(row(model, name, picture, args.tile, args.overlap), flush=True)
     for path in args.pictures:
         from osediff_core.pictures.images import read_image

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..osediff_core.choices import MOST_DETAIL
-from ..osediff_core.restore import denoise, tile_side
+from ..osediff_core.restore import denoise, tile_and_overlap
 from ..osediff_core.room import Room
 from ..osediff_core.tiling import grid
 from .checks import one_of
@@ -26,8 +26,8 @@ def tile_input() -> io.Combo.Input:
         options=list(TILES),
         default="auto",
         tooltip="Side of the tiles that the UNet works on, in latent pixels (one is 8 pixels of the picture "
-        "for Stable Diffusion). auto: whole up to 96 × 96, in tiles of 96 above. off: always whole. Smaller "
-        "tiles need less memory.",
+        "for Stable Diffusion). auto: whole up to 768 × 768 pixels of the picture, in tiles of 768 (96 "
+        "latent pixels) above. off: always whole. Smaller tiles need less memory.",
     )
 
 
@@ -89,7 +89,7 @@ class OSEDiffDenoise(io.ComfyNode):
         problem = one_of("tile", tile, TILES)
         if problem:
             return problem
-        side = tile_side(tile_value(tile))
+        side, _ = tile_and_overlap(tile_value(tile), overlap)
         if side is not None and not 0 <= overlap < side:
             return f"the overlap must be at least 0 and less than the tile, got {overlap} and tile {side}"
         return True
@@ -108,8 +108,8 @@ class OSEDiffDenoise(io.ComfyNode):
         z_lq = unpack_latent(model.idle, latent)  # (B, C, h, w)
         embeds = prompt_embeds(model, conditioning)  # (1 or B, L, D)
         height, width = z_lq.shape[-2:]
-        first = grid(height, width, tile_side(tile_value(tile)), overlap)[0]
         f = model.idle.reduction
+        first = grid(height, width, *tile_and_overlap(tile_value(tile), overlap, f))[0]
         loaded = model.bring("denoise", first.height * f, first.width * f)
         z_hq = denoise(
             loaded,

@@ -27,7 +27,7 @@ from .steps import (
     finish,
     prepare,
     stays,
-    tile_side,
+    tile_and_overlap,
 )
 from .tiling import Box, grid
 
@@ -57,10 +57,11 @@ def restore(
     """Return the restored images, (B, 3, H', W') float32 in [0, 1] on lq's device, H' = floor(scale H + 0.5).
 
     lq: (B, 3, H, W), uint8 or float in [0, 1], any size from 1x1. prompt: one for all images or one for each.
-    color: adain, wavelet or none. tile: "auto" (whole up to 96 x 96 latent pixels, else tiles of 96), "off",
-    or the tile's side in latent pixels. detail: how far the step goes, from 0 to 2; 1 is as trained, less is
-    nearer to the input. progress(done, total) is called after every tile of the UNet, and once per image for
-    encoding and decoding, or after every piece of it; it may raise to cancel.
+    color: adain, wavelet or none. tile: "auto" (whole up to 96 x 96 latent pixels, else tiles of 96; as much
+    of the picture where the VAE's reduction is below 8), "off", or the side in latent pixels. detail: how far
+    the step goes, from 0 to 2; 1 is as trained, less is nearer to the input. progress(done, total) is
+    called after every tile of the UNet, and once per image for encoding and decoding, or after every piece of
+    it; it may raise to cancel.
 
     vae: "auto" (whole where it fits, else in exact pieces), "whole", or the pieces' side in pixels. spill: a
     folder for what even pieces have to keep. tile_prompt: gives a prompt for the pixels of each of the UNet's
@@ -80,7 +81,7 @@ def restore(
     size = target_size(lq.shape[-2], lq.shape[-1], scale)
     check_host(*size, len(lq), room)
     down, across = (-(-side // model.reduction) for side in size)
-    boxes = grid(down, across, tile_side(tile), overlap)
+    boxes = grid(down, across, *tile_and_overlap(tile, overlap, model.reduction))
     prompts = check_prompts(prompt, len(lq))
     embeds = None
     if tile_prompt is None:

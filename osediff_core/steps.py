@@ -27,6 +27,7 @@ from .unet_tiles import predict_noise_in_tiles
 Progress = Callable[[int, int], None]
 Bring = Callable[[str, int, int], object]
 AUTO_TILE = 96  # latent pixels: the published tile, which never depends on free memory
+AUTO_REDUCTION = 8  # Stable Diffusion's, for which the published tile was chosen: 768 pixels of the picture
 
 
 def stays(step: str, height: int, width: int) -> None:
@@ -112,7 +113,7 @@ def denoise(
     many tiles run at once changes nothing but the last bits. check: as in `encode`.
     """
     check_detail(detail)
-    side = tile_side(tile)
+    side, overlap = tile_and_overlap(tile, overlap, model.reduction)
     tiles = len(grid(z.shape[-2], z.shape[-1], side, overlap))
     check_embeds(prompt_embeds, len(z), tiles)
     tick = _counter(progress, len(z) * tiles)
@@ -160,14 +161,22 @@ def _go(detail: float, z_lq: Tensor, z_hq: Tensor) -> Tensor:
     return z_hq if detail == 1 else torch.lerp(z_lq.float(), z_hq, detail)
 
 
-def tile_side(tile: str | int) -> int | None:
-    """Return the side of the UNet's tiles in latent pixels for a setting, None for the whole picture."""
+def tile_and_overlap(
+    tile: str | int, overlap: int, reduction: int = AUTO_REDUCTION
+) -> tuple[int | None, int]:
+    """Return side and overlap of the UNet's tiles in latent pixels, for a setting; None is the whole picture.
+
+    "auto" is the published tile of 96, or as much of the picture where the VAE's reduction is smaller than
+    Stable Diffusion's, and as much of it in the overlap: a UNet that sees less of a picture at once gives its
+    tiles tones of their own. reduction: image pixels per latent pixel.
+    """
     if tile == "auto":
-        return AUTO_TILE
+        finer = max(1, AUTO_REDUCTION // reduction)
+        return AUTO_TILE * finer, overlap * finer
     if tile == "off":
-        return None
+        return None, overlap
     if isinstance(tile, int) and not isinstance(tile, bool):
-        return tile
+        return tile, overlap
     raise OSEDiffError(f"the tile is auto, off, or a number of latent pixels, got {tile!r}")
 
 

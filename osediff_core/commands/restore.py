@@ -101,10 +101,10 @@ def _is_merged(base: str) -> bool:
 def _load(args: argparse.Namespace, share: Share) -> OSEDiff:
     """Load the model, and say so where it is not the one that a user may expect."""
     from ..model import OSEDiff
-    from ..restore import tile_side
+    from ..restore import tile_and_overlap
     from ..tiling import grid
 
-    grid(1, 1, tile_side(args.tile), args.overlap)  # refuses impossible tiles before the model is loaded
+    grid(1, 1, *tile_and_overlap(args.tile, args.overlap))  # refuses what cannot be, before loading
     if args.base is None and args.weights is None:
         note("no --base and --weights: using the bundled demo, a small model (README.md: the real weights)")
     elif args.base is not None and args.weights is None and not _is_merged(args.base):

@@ -10,7 +10,7 @@ from osediff_core.base.precision import EXACT
 from osediff_core.errors import OSEDiffError
 from osediff_core.finite import finite
 from osediff_core.resize import resize_bicubic
-from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare
+from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare, tile_and_overlap
 
 
 def image(*size, batch=1):
@@ -86,6 +86,23 @@ def test_small_pictures_are_whole_by_default_and_tiled_on_request(model):
     whole = restore(model, lq, tile="off")
     assert torch.equal(restore(model, lq, tile="auto"), whole)
     assert not torch.equal(restore(model, lq, tile=4, overlap=2), whole)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "side", "overlap"), [(8, 96, 32), (16, 96, 32), (4, 192, 64), (2, 384, 128), (1, 768, 256)]
+)
+def test_the_automatic_tile_is_as_much_of_the_picture_with_every_vae(reduction, side, overlap):
+    assert tile_and_overlap("auto", 32, reduction) == (side, overlap)
+    assert tile_and_overlap(96, 32, reduction) == (96, 32)
+    assert tile_and_overlap("off", 32, reduction) == (None, 32)
+
+
+def test_a_large_picture_is_tiled_by_default_as_it_is_with_the_automatic_tile(model, monkeypatch):
+    monkeypatch.setattr("osediff_core.steps.AUTO_TILE", 3)
+    lq, f = image(8, 16), 8 // model.reduction
+    tiles = restore(model, lq, tile=3 * f, overlap=f)
+    assert torch.equal(restore(model, lq, overlap=1), tiles)
+    assert not torch.equal(restore(model, lq, tile="off"), tiles)
 
 
 @pytest.mark.parametrize(
