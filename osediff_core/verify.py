@@ -30,7 +30,7 @@ from .restore import decode, denoise, encode, encode_prompt, finish, prepare
 
 INPUT_ENDINGS, OUTPUT_ENDINGS = ("_lr", "_lq"), ("_published", "_sr")
 WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pkl", ".pth", ".pt")
-PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "pillow")
+PACKAGES = ("osediff", "diffusers", "transformers", "safetensors", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ def file_lines(what: str, path: Path) -> list[str]:
 
 def machine_lines(model: OSEDiff) -> list[str]:
     """Versions and devices, without anything that tells who or where the user is."""
-    versions = ", ".join(f"{name} {_version(name)}" for name in ("osediff", *PACKAGES))
+    # torch's own word for itself: what is installed as 2.15.0 may be 2.15.0+cu132, or built for no card.
+    versions = ", ".join([f"torch {torch.__version__}", *(f"{name} {_version(name)}" for name in PACKAGES)])
     return [
         f"python {platform.python_version()} on {platform.system()} {platform.machine()}; {versions}",
         f"device {model.device.type} ({_device_name(model.device)}), dtype {str(model.dtype)[6:]}",
