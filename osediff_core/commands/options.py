@@ -54,7 +54,8 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--tagger", metavar="FILE", help="tag each picture: a file of osediff convert-dape")
     source.add_argument("--vlm", metavar="MODEL", help="describe each by this vision-language model's folder")
     add("--color", choices=COLORS, default="adain", help="how colours follow the input (default adain)")
-    add("--tile", type=_tile, default="auto", metavar="N", help="auto, off, or a side in latent pixels")
+    tile = "auto (768 pixels of the picture), off, or a side in latent pixels"
+    add("--tile", type=_tile, default="auto", metavar="N", help=tile)
     add("--detail", type=_detail, default=1.0, metavar="N", help="0 faithful, 1 as trained, up to 2 beyond")
     add("--overlap", type=_whole(0), default=32, metavar="N", help="of tiles, in latent pixels (default 32)")
     add("--format", choices=FORMATS, help="of results in a folder (default png)")
