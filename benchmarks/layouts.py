@@ -52,19 +52,19 @@ def works(size: int, layout: torch.memory_format, work: str) -> Callable[[], obj
 def processor_seconds(run: Callable[[], object]) -> tuple[float, float]:
     """Return what a call takes of the processor, in seconds: all of it, and the system's part."""
     before = resource.getrusage(resource.RUSAGE_SELF)
-    with torch.inference_mode():
-        run()
+    run()
     after = resource.getrusage(resource.RUSAGE_SELF)
     system = after.ru_stime - before.ru_stime
     return after.ru_utime - before.ru_utime + system, system
 
 
+@torch.inference_mode()
 def child(args: argparse.Namespace) -> None:
     """Measure one way's works and write them to standard output."""
     found: dict[str, tuple[float, float]] = {}
     for work in WORKS:
         run = works(args.size, WAYS[args.way][1], work)
-        run()  # the first call also makes the libraries ready
+        run()  # the first call also makes the libraries ready, and counts in the peak alone
         found[work] = min(processor_seconds(run) for _ in range(args.rounds))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"seconds": found, "peak": peak}))

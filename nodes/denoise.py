@@ -75,8 +75,8 @@ class OSEDiffDenoise(io.ComfyNode):
                     default=32,
                     min=0,
                     max=128,
-                    tooltip="How far neighbouring tiles lie over each other, in latent pixels. It must be "
-                    "less than the tile.",
+                    tooltip="How far neighbouring tiles lie over each other, in latent pixels; with auto in "
+                    "those of Stable Diffusion. It must be less than the tile.",
                 ),
                 detail_input(),
             ],

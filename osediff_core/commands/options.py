@@ -57,7 +57,8 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
     tile = "auto (768 pixels of the picture), off, or a side in latent pixels"
     add("--tile", type=_tile, default="auto", metavar="N", help=tile)
     add("--detail", type=_detail, default=1.0, metavar="N", help="0 faithful, 1 as trained, up to 2 beyond")
-    add("--overlap", type=_whole(0), default=32, metavar="N", help="of tiles, in latent pixels (default 32)")
+    overlap = "of tiles, in latent pixels, with auto in those of Stable Diffusion (default 32)"
+    add("--overlap", type=_whole(0), default=32, metavar="N", help=overlap)
     add("--format", choices=FORMATS, help="of results in a folder (default png)")
     add("--quality", type=_whole(1, 100), metavar="N", help="of JPEG (default 95), WebP (default lossless)")
 
