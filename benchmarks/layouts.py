@@ -20,9 +20,8 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.random_base import empty, random_weights
+from osediff_core.pages import SWITCH
 
-SWITCH = "THP_MEM_ALLOC_ENABLE"
-"""PyTorch's own: its CPU allocator marks what is 2 MB or more for transparent huge pages (Linux)."""
 WAYS = {
     "4 KB pages": ("0", torch.contiguous_format),
     "4 KB pages, channels_last": ("0", torch.channels_last),

@@ -5,11 +5,14 @@ A command is imported when it is called, so that help and mistakes are answered 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
 from typing import NamedTuple
+
+from .pages import ask_for_huge_pages
 
 
 class Command(NamedTuple):
@@ -38,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises SystemExit for what argparse answers itself: help, version, unknown options.
     """
     argv = sys.argv[1:] if argv is None else argv
+    ask_for_huge_pages(os.environ)
     if argv and argv[0] in COMMANDS:
         return import_module(f"{__package__}.commands.{COMMANDS[argv[0]].module}").main(argv[1:])
     from .commands import restore

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.pages import ask_for_huge_pages
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -18,6 +19,7 @@ USAGE = "python -m train CONFIG.toml [--plan] [--section.key VALUE ...]"
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and train; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    ask_for_huge_pages(os.environ)
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except OSEDiffError as error:

@@ -21,7 +21,7 @@ TRAINING_ONLY = {"accelerate", "peft", "lpips", "tyro", "tensorboard"}
 NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | {"torchvision", "timm"}
 HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision", "lpips"}
 LAYERS = [
-    {"errors", "choices"},
+    {"errors", "choices", "pages"},
     {"diffusion", "lora", "color", "resize", "memory", "offload", "inputs", "embeddings"},
     {"tiling", "compiled"},
     {"hub"},

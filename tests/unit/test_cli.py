@@ -1,6 +1,8 @@
 """How `osediff COMMAND ...` finds its command, and what all commands have in common."""
 
 import logging
+import os
+import subprocess
 import sys
 from types import ModuleType
 
@@ -10,6 +12,7 @@ from osediff_core import cli
 from osediff_core.cli import COMMANDS, Command, main
 from osediff_core.console import answer, messages, note, show
 from osediff_core.errors import OSEDiffError
+from osediff_core.pages import SWITCH
 
 
 @pytest.fixture
@@ -90,3 +93,23 @@ def test_logging_is_left_as_it_was():
     with messages(quiet=True):
         assert (logger.level, logger.handlers) != before
     assert (logger.level, logger.handlers) == before
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
+def test_huge_pages_are_asked_for_before_pytorch_comes_unless_the_user_has_decided(given, kept):
+    program = (
+        "import os, sys\nfrom osediff_core.cli import main\n"
+        "try: main(['--version'])\n"
+        f"finally: print(os.environ[{SWITCH!r}], 'torch' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != SWITCH}
+    environment |= {} if given is None else {SWITCH: given}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == f"{kept} False"
+
+
+def test_the_package_leaves_the_process_alone():
+    program = f"import os, osediff_core\nosediff_core.restore\nprint(os.environ.get({SWITCH!r}))"
+    environment = {name: value for name, value in os.environ.items() if name != SWITCH}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert run.stdout == "None\n"
