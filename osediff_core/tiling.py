@@ -1,8 +1,8 @@
-"""Run a function over overlapping tiles of a latent and blend the results with Gaussian weights.
+"""Run a function over overlapping tiles of a latent and blend the results with smooth weights.
 
-Latent tiling as in the published code, with three repairs: the window is symmetric; it is wider for tiles
-smaller than the published ones, which would meet in a step; and a picture narrower than the overlap is tiled
-by rectangles, where the published grid never ends.
+Latent tiling as in the published code, with two repairs: tiles go over into each other along the whole of
+their overlap, where the published window takes a fifth of it and leaves a seam on smooth pictures; and a
+picture narrower than the overlap is tiled by rectangles, where the published grid never ends.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from torch import Tensor
 from .errors import OSEDiffError
 from .memory import is_out_of_memory, release, upload
 
-VARIANCE = 0.01  # of the window, in tile sides squared: the published one
-STEEPEST = (96 - 32) / (VARIANCE * 96**2)  # per latent pixel: how published tiles go over into each other
+VARIANCE = 0.01  # of the Gaussian window, in tile sides squared: the published one
 
 logger = logging.getLogger(__name__)
 
@@ -33,41 +32,40 @@ class Box(NamedTuple):
     width: int
 
 
-def gaussian_window(
-    height: int, width: int, *, overlap: int | None = None, window: str = "symmetric"
-) -> Tensor:
+def blending_window(height: int, width: int, overlap: int, window: str = "smooth") -> Tensor:
     """Return the blending weights of one tile, (height, width) float64, all positive.
 
-    A Gaussian around the tile's centre, (n - 1) / 2, whose variance is VARIANCE tile sides squared, as
-    published, or more where that is needed: neighbours that overlap by `overlap` (a third of the tile if it
-    is None) are never blended more steeply than tiles of 96 with an overlap of 32 are. What is wider is
-    lowered, so that it ends at nothing. window="published" does neither, and puts the vertical centre at
-    height / 2, half a pixel too low, as the published code does.
+    "smooth": 1 in the middle, falling as a squared sine to nothing over the `overlap` latent pixels at each
+    border. "symmetric" and "published": see `gaussian_window`. Raises OSEDiffError for another name.
+    """
+    if window == "smooth":
+        return _ramps(height, overlap)[:, None] * _ramps(width, overlap)[None, :]
+    return gaussian_window(height, width, window=window)
+
+
+def _ramps(n: int, overlap: int) -> Tensor:
+    """Return the smooth window of one axis, (n,) float64; neighbours' shares add up to 1 as they are."""
+    i = torch.arange(n, dtype=torch.float64) + 0.5  # centres of the pixels
+    inside = torch.minimum(i, n - i) / max(overlap, 0.5)
+    return torch.sin(torch.pi / 2 * inside.clamp(max=1)) ** 2
+
+
+def gaussian_window(height: int, width: int, *, window: str = "symmetric") -> Tensor:
+    """Return Gaussian weights of one tile, (height, width) float64, all positive.
+
+    The variance is VARIANCE tile sides squared, the centre (n - 1) / 2. window="published" puts the vertical
+    centre at height / 2, half a pixel too low, as the published code does.
     """
     if window not in ("symmetric", "published"):
-        raise OSEDiffError(f"the window is symmetric or published, got {window!r}")
-    if window == "published":
-        gy, gx = _gaussian(height, height / 2), _gaussian(width, (width - 1) / 2)
-    else:
-        gy, gx = _gentle(height, overlap), _gentle(width, overlap)
-    return gy[:, None] * gx[None, :]  # (height, width)
+        raise OSEDiffError(f"the window is smooth, symmetric or published, got {window!r}")
+    row = height / 2 if window == "published" else (height - 1) / 2
+    return _gaussian(height, row)[:, None] * _gaussian(width, (width - 1) / 2)[None, :]  # (height, width)
 
 
-def _gentle(n: int, overlap: int | None) -> Tensor:
-    """Return the window of one axis, (n,) float64: a Gaussian that is wide enough for its overlap."""
-    apart = n - (n // 3 if overlap is None else min(overlap, n))
-    # Two Gaussians at a distance of `apart` weigh as a logistic of slope apart / (variance n^2).
-    variance = round(apart / (STEEPEST * n**2), 9)
-    if variance <= VARIANCE:
-        return _gaussian(n, (n - 1) / 2)
-    wide = _gaussian(n + 2, (n + 1) / 2, variance * n**2 / (n + 2) ** 2)  # one pixel more on either side
-    return wide[1:-1] - wide[0]
-
-
-def _gaussian(n: int, centre: float, variance: float = VARIANCE) -> Tensor:
+def _gaussian(n: int, centre: float) -> Tensor:
     """Return a Gaussian density over `n` pixels whose unit of length is the tile side, (n,) float64."""
     i = torch.arange(n, dtype=torch.float64)
-    return torch.exp(-((i - centre) ** 2) / n**2 / (2 * variance)) / (2 * torch.pi * variance) ** 0.5
+    return torch.exp(-((i - centre) ** 2) / n**2 / (2 * VARIANCE)) / (2 * torch.pi * VARIANCE) ** 0.5
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -118,7 +116,7 @@ def tiled(
     overlap: int,
     progress: Callable[[int, int], None] | None = None,
     *,
-    window: str = "symmetric",
+    window: str = "smooth",
     batch: int = 1,
 ) -> Tensor:
     """Return `fn` of the latent `z`, (B, C, h, w) float32, computed tile by tile and blended.
@@ -129,7 +127,7 @@ def tiled(
     raise to stop.
     """
     boxes = grid(z.shape[-2], z.shape[-1], tile, overlap)
-    weights = gaussian_window(boxes[0].height, boxes[0].width, overlap=overlap, window=window)
+    weights = blending_window(boxes[0].height, boxes[0].width, overlap, window)
     weights = upload(weights.float(), z.device)  # (th, tw)
     total = torch.zeros(z.shape, dtype=torch.float32, device=z.device)  # (B, C, h, w)
     weight = torch.zeros(z.shape[-2:], dtype=torch.float32, device=z.device)  # (h, w)

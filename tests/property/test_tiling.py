@@ -32,7 +32,7 @@ def test_tiles_cover_the_latent_and_lie_inside_it(tiling):
 
 
 @settings(deadline=None, max_examples=60)
-@given(tilings(), st.sampled_from(["symmetric", "published"]))
+@given(tilings(), st.sampled_from(["smooth", "symmetric", "published"]))
 def test_blending_gives_back_what_the_tiles_agree_on(tiling, window):
     height, width, tile, overlap = tiling
     z = torch.rand(1, 2, height, width)
