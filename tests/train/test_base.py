@@ -10,13 +10,14 @@ from torch import nn
 
 from osediff_core import OSEDiff, OSEDiffError
 from osediff_core.pictures.images import write_image
-from train.base.crops import draw_crop, load_pictures, vary_colour
+from train.base.crops import draw_crop, load_pictures
 from train.base.fit import Keep, fit, learning_rate_factor
 from train.base.linear import start_linear
 from train.base.prior import PriorConfig, build_unet
 from train.base.run import BaseConfig, PicturesConfig, train_prior, train_vae
 from train.base.text import load_tokenizer, write_tokenizer
 from train.base.vae import VaeConfig, build_vae, vae_loss
+from train.data.crops import vary_colour
 
 SMALL_VAE = VaeConfig(widths=(8, 8), latent_channels=4, linear_start=False, crop=32, batch=2, steps=3)
 SMALL_PRIOR = PriorConfig(

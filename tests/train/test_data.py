@@ -23,7 +23,7 @@ from train.data import (
     draw_crop,
     find_pictures,
 )
-from train.data.crops import draw_pair
+from train.data.crops import draw_pair, vary_colour
 from train.data.sources import BLOCK, Mix
 from train.degradation import DegradationConfig, sharpen
 from train.shares import Share
@@ -116,6 +116,36 @@ def test_flips_and_turns():
     assert corners == {(0, 0), (0, 15), (15, 0), (15, 15)}
     upright = DataConfig(crop=16, flip_prob=1.0)
     assert draw_crop(picture, upright, seeded())[0, 0, 15] == 255
+
+
+def test_colours_are_varied_before_the_degradation_and_only_when_asked(folder):
+    plain, varied = dataset(folder), dataset(folder, vary_colour_prob=1.0)
+    changed = [i for i in range(40) if not torch.equal(plain[i]["hq"], varied[i]["hq"])]
+    assert 20 < len(changed) < 40  # a fifth is drawn to stay as it is
+    own, control = [], []
+    for index in changed:
+        hq = varied[index]["hq"]
+        assert 0 <= hq.min() <= hq.max() <= 1
+        assert torch.equal(varied[index]["hq"], hq)
+        colour, *others = (x.mean((1, 2)) for x in (hq, varied[index]["lq"], plain[index]["lq"]))
+        for distances, other in zip((own, control), others, strict=True):
+            distances.append((colour - other).abs().mean())
+    assert sum(own) < 0.5 * sum(control)  # LQ is made from the varied crop
+    half = dataset(folder, vary_colour_prob=0.5)
+    some = sum(not torch.equal(plain[i]["hq"], half[i]["hq"]) for i in range(40))
+    assert 0 < some < len(changed)
+
+
+def test_varied_colours_keep_what_is_in_the_picture():
+    crop = torch.rand(3, 16, 16, generator=seeded())
+    contrasts, levels = [], []
+    for seed in range(60):
+        varied = vary_colour(crop, seeded(seed))
+        assert varied.shape == crop.shape
+        contrasts.append(varied.std().item())
+        levels.append(varied.mean().item())
+    assert min(contrasts) < 0.1 < 0.25 < max(contrasts)
+    assert min(levels) < 0.4 < 0.6 < max(levels)
 
 
 @pytest.mark.parametrize("size", [(10, 40), (40, 10), (1, 1), (3, 2)])
@@ -228,6 +258,7 @@ def test_missing_sources_are_named(folder):
         {"shrink": 0.0},
         {"shrink": 1.5},
         {"flip_prob": 2.0},
+        {"vary_colour_prob": -0.1},
         {"cache_mb": -1},
         {"stream_buffer": 0},
         {"weights": (1.0,)},

@@ -52,20 +52,6 @@ def draw_crop(picture: Tensor, generator: torch.Generator, size: int) -> Tensor:
     return crop.rot90(int(uniform(generator, 0, 4)), (1, 2))
 
 
-def vary_colour(crop: Tensor, generator: torch.Generator) -> Tensor:
-    """Rotate hue, scale contrast, shift the level of (3, H, W): colours and flat areas pictures lack."""
-    if uniform(generator, 0, 1) < 0.5:
-        crop = crop[torch.randperm(3, generator=generator)]
-    if uniform(generator, 0, 1) < 0.3:
-        crop = 1 - crop
-    if uniform(generator, 0, 1) < 0.5:
-        mean = crop.mean((1, 2), keepdim=True)
-        level = torch.rand((3, 1, 1), generator=generator)
-        mix = uniform(generator, 0, 1)
-        crop = (crop - mean) * uniform(generator, 0.02, 1.2) + mean * (1 - mix) + level * mix
-    return crop.clamp(0, 1)
-
-
 def draw_batch(
     pictures: Sequence[Tensor],
     weights: Tensor,

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from osediff_core.diffusion import alphas_cumprod
 from osediff_core.errors import OSEDiffError
 
+from ..data.crops import vary_colour
 from ..dice import uniform
-from .crops import add_smaller_copies, draw_batch, draw_crop, load_pictures, vary_colour
+from .crops import add_smaller_copies, draw_batch, draw_crop, load_pictures
 from .fit import Keep, fit
 from .linear import start_linear
 from .prior import PriorConfig, build_unet, prior_loss

@@ -34,6 +34,9 @@ class DataConfig:
     """Probability of a horizontal flip (published: 0.5)."""
     rotate: bool = False
     """Turn by a random multiple of 90 degrees (published for faces)."""
+    vary_colour_prob: float = 0.0
+    """Probability that hue, contrast and level of a crop are varied before it is degraded (published: 0); not
+    for pairs. For few photographs: colours, dark and flat areas that they lack."""
     stream_buffer: int = 256
     """Pictures of a stream that are shuffled among each other; each worker holds them, undecoded."""
     cache_mb: int = 512
@@ -45,8 +48,11 @@ class DataConfig:
             raise OSEDiffError(f"data.crop must be at least 16 pixels, got {self.crop}.")
         if not 0 < self.shrink <= 1:
             raise OSEDiffError(f"data.shrink must be above 0 and at most 1, got {self.shrink}.")
-        if not 0 <= self.flip_prob <= 1:
-            raise OSEDiffError(f"data.flip_prob must be a probability from 0 to 1, got {self.flip_prob}.")
+        for name in ("flip_prob", "vary_colour_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OSEDiffError(
+                    f"data.{name} must be a probability from 0 to 1, got {getattr(self, name)}."
+                )
         if self.cache_mb < 0:
             raise OSEDiffError(f"data.cache_mb must be 0 or more, got {self.cache_mb}.")
         if self.stream_buffer < 1:

@@ -53,6 +53,23 @@ def draw_crop(picture: Tensor, data: DataConfig, generator: torch.Generator) -> 
     return _turned(crop, window)
 
 
+def vary_colour(crop: Tensor, generator: torch.Generator) -> Tensor:
+    """Swap channels, invert, scale contrast, shift the level of (3, H, W) in [0, 1], each now and then.
+
+    For colours and flat areas that a few pictures lack.
+    """
+    if chance(generator, 0.5):
+        crop = crop[torch.randperm(3, generator=generator)]
+    if chance(generator, 0.3):
+        crop = 1 - crop
+    if chance(generator, 0.5):
+        mean = crop.mean((1, 2), keepdim=True)
+        level = torch.rand((3, 1, 1), generator=generator)
+        mix = uniform(generator, 0, 1)
+        crop = (crop - mean) * uniform(generator, 0.02, 1.2) + mean * (1 - mix) + level * mix
+    return crop.clamp(0, 1)
+
+
 def draw_pair(hq: Tensor, lq: Tensor, data: DataConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Cut the same random part out of a real pair, uint8 (3, r H, r W) and (3, H, W), r whole.
 

@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 from osediff_core.errors import OSEDiffError
 
 from ..degradation import DegradationConfig, degrade, sharpen
+from ..dice import chance
 from ..draws import stream
 from .config import DataConfig
-from .crops import draw_crop, draw_pair
+from .crops import draw_crop, draw_pair, vary_colour
 from .pictures import find_pictures, pair_up
 from .sources import Cache, Found, Mix, Shelf, Source, Stream
 from .streams import is_stream
@@ -77,7 +78,9 @@ class PictureDataset(Dataset[Sample]):
 
     def _cut(self, found: Found, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         if found.lq is None:
-            return draw_crop(found.hq.rgb[0], self.data, generator).float() / 255, None
+            hq = draw_crop(found.hq.rgb[0], self.data, generator).float() / 255
+            varied = chance(generator, self.data.vary_colour_prob)
+            return (vary_colour(hq, generator) if varied else hq), None
         hq, lq = draw_pair(found.hq.rgb[0], found.lq.rgb[0], self.data, generator)
         return hq.float() / 255, lq.float() / 255
 
