@@ -7,7 +7,7 @@ model, and its first picture), then warm. Multiply-accumulates are counted durin
 of the peak is against the fastest matrix product that this device did in the same run, and `distance` is
 the root mean square difference to our result, in levels of 255. The whole matrix is for a card; --cpu runs
 ours and the published way to 512 x 512 and 1024 x 1024, once cold and twice warm, and one decoding to
-2048 x 2048: 36 minutes on two cores that had other work too. At these sizes the published way does not cut
+2048 x 2048: 36 minutes on two cores. At these sizes the published way does not cut
 the VAE, so "published, exact VAE" is the same arithmetic; nor does diffusers cut it at 512 x 512. --ways adds
 them. Rows that were not run say so.
 """

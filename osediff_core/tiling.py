@@ -46,7 +46,7 @@ def blending_window(height: int, width: int, overlap: int, window: str = "smooth
 def _ramps(n: int, overlap: int) -> Tensor:
     """Return the smooth window of one axis, (n,) float64; neighbours' shares add up to 1 as they are."""
     i = torch.arange(n, dtype=torch.float64) + 0.5  # centres of the pixels
-    inside = torch.minimum(i, n - i) / max(overlap, 0.5)
+    inside = torch.minimum(i, n - i) / max(overlap, 0.5)  # 0.5: without an overlap nothing is on a ramp
     return torch.sin(torch.pi / 2 * inside.clamp(max=1)) ** 2
 
 

@@ -30,7 +30,7 @@ from .heldout import as_batch, folder_pictures, heldout_crops
 from .metrics import gaussian_blur, psnr, psnr_y, sharpness, ssim_y
 
 SCALE = 4
-BLURS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+BLURS = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 """Widths tried for the best blur, pixels; one width serves all pictures."""
 
 Method = Callable[[Tensor], Tensor]
