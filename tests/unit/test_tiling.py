@@ -15,6 +15,17 @@ def test_the_gaussian_is_symmetric_and_positive_and_the_published_one_is_not():
     assert not torch.allclose(published, published.flip(0))
 
 
+def by_hand(n):
+    i = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    return torch.exp(-(i**2) / n**2 / 0.02) / (0.02 * torch.pi) ** 0.5
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (96, 72), (24, 48)])
+def test_the_gaussian_has_the_published_width(height, width):
+    ours = blending_window(height, width, 32, "symmetric")
+    assert torch.allclose(ours, by_hand(height)[:, None] * by_hand(width), rtol=1e-12, atol=0)
+
+
 def share(tile, overlap, window):
     """How much a tile has in the blend with its next neighbour, from where that begins to the tile's end."""
     weights = blending_window(tile, 1, overlap, window)[:, 0]
