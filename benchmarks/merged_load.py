@@ -62,6 +62,7 @@ def main() -> None:
         print(f"| {name} | {least['processor']:.1f} | {least['clock']:.1f} | {least['own']:.2f} |")
     for folder in (base, merged):
         shutil.rmtree(folder)
+    weights.unlink()
 
 
 if __name__ == "__main__":
