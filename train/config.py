@@ -9,7 +9,7 @@ from osediff_core.errors import OSEDiffError
 
 from .data import DataConfig
 from .degradation import DegradationConfig
-from .losses import DataTerm, VSDForm
+from .losses import TERMS, DataTerm, VSDForm
 from .perceptual import PerceptualName
 from .prompt_sources import PromptConfig
 from .recompute import Recompute
@@ -77,6 +77,8 @@ class LossConfig:
     """Smallest diffusion timestep of the VSD loss, 0 to 999."""
     vsd_last_step: int = 980
     """The VSD loss draws timesteps below this one, up to 1000."""
+    lambda_tone: float = 0.0
+    """Weight of the averages of small squares, which holds the tones of flat and dark places."""
     lambda_csd: float = 0.0
     """Weight of classifier score distillation, which needs no critic; guidance and timesteps are VSD's."""
     lambda_gan: float = 0.0
@@ -210,7 +212,7 @@ class TrainConfig:
             names = f"loss.{kind}_first_step and loss.{kind}_last_step"
             fits = 0 <= first < last <= 1000
             _require(fits, f"{names} must satisfy 0 <= first < last <= 1000, got {first} and {last}")
-        for name in ("lambda_data", "lambda_perceptual", "lambda_vsd", "lambda_csd", "lambda_gan"):
+        for name in (f"lambda_{term}" for term in TERMS):
             _require(getattr(loss, name) >= 0, f"loss.{name} must be 0 or more")
         _require(loss.critic_updates >= 1, "loss.critic_updates must be at least 1")
         same = self.prompts.source == "fixed" and self.model.prompt == self.model.negative_prompt

@@ -26,8 +26,14 @@ VSDForm = Literal["published", "paper"]
 
 DataTerm = Literal["mse", "log_mse"]
 
+TERMS = ("data", "perceptual", "vsd", "csd", "gan", "tone")
+"""The generator's losses; lambda_<term> of the configuration is the weight of each."""
+
 SMALL_ERROR = 4e-4
 """Mean squared error of pictures in [-1, 1] at 40 dB: below it, log_mse has little left to gain."""
+
+TONE_CELL = 16
+"""Side, in pixels, of the squares whose averages `tone_loss` compares: noise and edges are gone from them."""
 
 SMALLEST_WEIGHT = 1e-8
 """Keeps the VSD weight from dividing by zero; real weights are between 0.01 and 10."""
@@ -153,3 +159,13 @@ def data_loss(sr: Tensor, hq: Tensor, term: DataTerm = "mse") -> Tensor:
     """
     errors = (sr.float() - hq.float()).square().mean(dim=(1, 2, 3))  # (B,)
     return errors.mean() if term == "mse" else torch.log1p(errors / SMALL_ERROR).mean()
+
+
+def tone_loss(sr: Tensor, hq: Tensor) -> Tensor:
+    """Compute the mean absolute difference of local averages of pictures (B, 3, H, W) in [-1, 1], a scalar.
+
+    The averages are over squares of TONE_CELL pixels, smaller ones at the right and lower border. A faint
+    tint is a small error beside noise and blur, but these averages keep it and lose the rest.
+    """
+    means = F.avg_pool2d(sr.float() - hq.float(), TONE_CELL, ceil_mode=True)  # averages are linear
+    return means.abs().mean()

@@ -15,6 +15,7 @@ from .data import REMARKS
 from .discriminator import PatchDiscriminator
 from .draws import Draws, stream
 from .losses import (
+    TERMS,
     PerceptualLoss,
     adversarial_loss,
     binned,
@@ -22,6 +23,7 @@ from .losses import (
     csd_loss,
     data_loss,
     discriminator_loss,
+    tone_loss,
     vsd_loss,
 )
 from .networks import Backbone
@@ -72,8 +74,7 @@ class Stepper:
     ) -> None:
         """Train `backbone`; embeddings are (1, L, D), for every picture, or (B, L, D)."""
         self.backbone, self.loss, self.perceptual = backbone, config.loss, perceptual
-        names = ("data", "perceptual", "vsd", "csd", "gan")
-        self.weights = {name: getattr(config.loss, f"lambda_{name}") for name in names}
+        self.weights = {name: getattr(config.loss, f"lambda_{name}") for name in TERMS}
         self.sample_posterior = config.model.posterior == "sample"
         self.prompt_embeds, self.negative_embeds = prompt_embeds, negative_embeds
         self.alphas_cumprod = backbone.model.alphas_cumprod.to(prompt_embeds.device)  # (T,)
@@ -132,6 +133,8 @@ class Stepper:
         losses, signals = {"data": data_loss(sr, hq, self.loss.data)}, _odd(batch)
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual(sr, hq).mean()
+        if self.weights["tone"]:
+            losses["tone"] = tone_loss(sr, hq)
         for name, wanted, compute in (
             ("vsd", self.critic is not None, self._vsd),
             ("csd", self.weights["csd"] > 0, self._csd),

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..losses import tone_loss
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
@@ -91,10 +93,9 @@ def vae_loss(vae: AutoencoderKL, x: Tensor, noise: Tensor, config: VaeConfig) ->
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     y = vae.decode(mean + torch.exp(0.5 * logvar) * noise).sample.float()  # (B, 3, H, W)
     edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(y), gradients(x), strict=True))
-    pooled = F.l1_loss(F.avg_pool2d(y, 16), F.avg_pool2d(x, 16))
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     error = F.l1_loss(y, x) + F.mse_loss(y, x)
-    return error + 0.5 * edges + config.pooled_weight * pooled + config.kl_weight * kl
+    return error + 0.5 * edges + config.pooled_weight * tone_loss(y, x) + config.kl_weight * kl
 
 
 @torch.no_grad()
