@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 USAGE = "python -m train CONFIG.toml [--plan] [--section.key VALUE ...]"
 
+AS_IN_PYTHON = {"true": "True", "false": "False"}
+"""Booleans are true and false in the configuration's TOML; tyro reads Python's."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and train; returns the exit status."""
@@ -40,7 +43,7 @@ def _run(arguments: list[str]) -> int:
     if not wants_help and arguments[0].startswith("-"):
         raise OSEDiffError(f"the configuration file comes first: {USAGE}")
     default = TrainConfig() if wants_help else read_config(TrainConfig, arguments[0])
-    overrides = ["--help"] if wants_help else [a for a in arguments[1:] if a != "--plan"]
+    overrides = ["--help"] if wants_help else [AS_IN_PYTHON.get(a, a) for a in arguments[1:] if a != "--plan"]
     kind = tyro.conf.configure(tyro.conf.FlagConversionOff)(TrainConfig)
     config = tyro.cli(kind, prog="python -m train CONFIG.toml", default=default, args=overrides)
     answer = _plan(config) if "--plan" in arguments else _train(config)

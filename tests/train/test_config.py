@@ -66,6 +66,7 @@ def test_text_survives_the_round_trip(written):
         ('[run]\nsteps = "3"', ["run.steps", "int", "'3'"]),
         ("[run]\nsteps = true", ["run.steps", "int", "True"]),
         ("[run]\nsteps = 0", ["run.steps", "at least 1"]),
+        ("[loss]\nlambda_tone = -1", ["loss.lambda_tone", "0 or more"]),
         ("[model]\ntrain_conv_in = 1", ["model.train_conv_in", "bool"]),
         ('[loss]\nperceptual = "vgg"', ["loss.perceptual", "lpips", "gradient", "none", "vgg"]),
         ("[loss]\nvsd_first_step = 990", ["vsd_first_step", "990", "980"]),
@@ -110,11 +111,12 @@ def test_command_line_mistakes_end_with_status_2(written, capsys, arguments, sai
     assert said in "".join(capsys.readouterr())
 
 
-def test_command_line_overrides_the_file(written, monkeypatch):
+@pytest.mark.parametrize("written_as", ["false", "False"])
+def test_command_line_overrides_the_file(written, monkeypatch, written_as):
     seen = []
     monkeypatch.setattr("train.loop.train", lambda config: seen.append(config) or Path("weights"))
     path = written("[run]\nsteps = 7\nbatch_size = 3\n[data]\nsources = ['a']")
-    arguments = ["--run.batch_size", "5", "--model.train_conv_in", "False", "--data.sources", "b", "c"]
+    arguments = ["--run.batch_size", "5", "--model.train_conv_in", written_as, "--data.sources", "b", "c"]
     assert main([str(path), *arguments]) == 0
     assert (seen[0].run.steps, seen[0].run.batch_size, seen[0].model.train_conv_in) == (7, 5, False)
     assert seen[0].data.sources == ("b", "c")

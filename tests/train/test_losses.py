@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from osediff_core.diffusion import add_noise, predict_x0
 from train.discriminator import PatchDiscriminator
@@ -13,6 +15,7 @@ from train.losses import (
     data_loss,
     discriminator_loss,
     guided,
+    tone_loss,
     vsd_loss,
 )
 
@@ -106,6 +109,22 @@ def test_log_mse_moves_with_psnr_picture_by_picture():
     assert sr.grad[1].sum() / sr.grad[0].sum() == pytest.approx(0.2), (
         "control: the square forgets the easy one"
     )
+
+
+@given(height=st.integers(1, 50), width=st.integers(1, 50), tint=st.floats(-0.5, 0.5))
+def test_the_tone_term_is_the_tint_at_any_size(height, width, tint):
+    hq = torch.rand(2, 3, height, width) - 0.5
+    assert tone_loss(hq + tint, hq).item() == pytest.approx(abs(tint), abs=1e-5)
+
+
+def test_the_tone_term_loses_noise_and_keeps_where_a_tint_is():
+    hq = torch.zeros(1, 3, 64, 64)
+    noise = 0.1 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    tint = torch.zeros_like(hq)
+    tint[:, 0, :32, :32], tint[:, 0, 32:, 32:] = 0.04, -0.04  # red up in one corner, down in another
+    assert tone_loss(noise, hq) < 0.01
+    assert tone_loss(hq + tint, hq).item() == pytest.approx(0.04 / 6)  # a third of the channels, half the area
+    assert data_loss(noise, hq) > 10 * data_loss(tint, hq), "control: the square sees the noise"
 
 
 def test_the_papers_form_is_the_weighted_difference_of_the_noises(drawn):

@@ -29,14 +29,14 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_a_run_reports_what_its_loss_does_not_say(config, tmp_path, pictures):
-    loss = {"lambda_csd": 0.5, "lambda_gan": 0.1}
+    loss = {"lambda_csd": 0.5, "lambda_gan": 0.1, "lambda_tone": 2.0}
     run = {"steps": 3, "log_every": 1, "sample_every": 3, "signals_every": 2, "tracker": "tensorboard"}
     made = config(loss=loss, run=run, data={"validation": (str(pictures / "2.png"),)}, model={"prompt": "x"})
     made = replace(made, data=replace(made.data, sources=(str(pictures / "0.png"),)))
     train(made)
     out = Path(made.run.out)
     found = scalars(out)
-    for name in ("data", "perceptual", "vsd", "csd", "gan"):
+    for name in ("data", "perceptual", "vsd", "csd", "gan", "tone"):
         assert [step for step, _ in found[f"norm/{name}"]] == [1, 3]
         assert all(value > 0 for _, value in found[f"norm/{name}"])
     for name in ("loss/critic", "loss/discriminator", "norm/critic", "norm/discriminator", "data/small"):
