@@ -10,6 +10,7 @@ from torch import nn
 
 from osediff_core import OSEDiff, OSEDiffError
 from osediff_core.pictures.images import write_image
+from train.base import linear
 from train.base.crops import draw_crop, load_pictures
 from train.base.fit import Keep, fit, learning_rate_factor
 from train.base.linear import start_linear
@@ -84,9 +85,45 @@ def test_the_linear_start_reconstructs_pictures_that_it_has_not_seen():
     assert error_of(vae, 0.1 * unseen + 0.7) < 0.02  # flat and bright: its level survives the norms
 
 
-def test_the_linear_start_says_what_it_needs():
+def tone_error(vae, surroundings):
+    """Worst error, in levels, of the tone of a dark violet square with these colours around it."""
+    violet = torch.tensor([-0.76, -0.6, -0.36]).view(1, 3, 1, 1)
+    x = torch.tensor(surroundings).view(-1, 3, 1, 1).repeat(1, 1, 64, 64)
+    x[..., 16:48, 16:48] = violet
+    with torch.no_grad():
+        y = vae.decode(vae.encode(x).latent_dist.mean).sample
+    return 127.5 * (y - violet)[..., 24:40, 24:40].mean((2, 3)).abs().max()
+
+
+def test_the_linear_start_keeps_tones_whatever_else_is_in_the_picture(monkeypatch):
+    x = smooth_pictures(0)
+    saturated = torch.tensor([0.6, -0.6, 0.0]).view(3, 1, 1)
+    start_from = torch.cat([x, 0.3 * x + 0.6, 0.3 * x - 0.6, *(x + saturated.roll(k, 0) for k in range(3))])
+    around = [[0.5, 0.5, 0.5], [-0.9, -0.9, -0.9], [0.4, -0.4, -0.4], [-0.4, 0.2, 0.5]]
+    worst = {}
+    for constant in (linear.ANCHOR, linear.ANCHOR / 8):
+        monkeypatch.setattr(linear, "ANCHOR", constant)
+        torch.manual_seed(0)
+        vae = build_vae(VaeConfig())
+        start_linear(vae, start_from)
+        worst[constant] = tone_error(vae, around)
+    kept, control = worst.values()
+    assert kept < 5
+    assert control > 10, "control: with small constants the norms take the picture's own level away"
+
+
+def test_the_linear_start_leaves_the_means_of_norms_alone():
+    norm = nn.GroupNorm(4, 32)
+    rows = linear.paired_rows(6, norm)
+    assert len(set(rows)) == 12
+    assert max(rows) < 32
+    assert [row // 8 for row in rows[:6]] == [row // 8 for row in rows[6:]]
+
+
+@pytest.mark.parametrize("config", [SMALL_VAE, VaeConfig(widths=(16, 36)), VaeConfig(latent_channels=8)])
+def test_the_linear_start_says_what_it_needs(config):
     with pytest.raises(OSEDiffError, match="linear_start = false"):
-        start_linear(build_vae(SMALL_VAE), torch.rand(1, 3, 32, 32))
+        start_linear(build_vae(config), torch.rand(1, 3, 32, 32))
 
 
 def test_every_byte_has_a_token(tmp_path):

@@ -123,7 +123,8 @@ def test_the_tone_term_loses_noise_and_keeps_where_a_tint_is():
     tint = torch.zeros_like(hq)
     tint[:, 0, :32, :32], tint[:, 0, 32:, 32:] = 0.04, -0.04  # red up in one corner, down in another
     assert tone_loss(noise, hq) < 0.01
-    assert tone_loss(hq + tint, hq).item() == pytest.approx(0.04 / 6)  # a third of the channels, half the area
+    a_sixth = 0.04 / 6  # of all values: a third of the channels, half of the area
+    assert tone_loss(hq + tint, hq).item() == pytest.approx(a_sixth)
     assert data_loss(noise, hq) > 10 * data_loss(tint, hq), "control: the square sees the noise"
 
 

@@ -5,10 +5,15 @@ encoder becomes the principal components of 2x2 pixels. The decoder doubles by r
 convolution behind it can tell apart, so every component comes with its four neighbours and the convolution
 is solved by least squares. Residual branches stay zero. Reduction 4 repeats pixels twice, which loses
 what recurs every four pixels as well: a linear autoencoder like that, fitted by descent, reached 26 dB.
+
+Each half ends in a group norm, which takes a group's mean over the whole picture away and divides by its
+deviation: tones would depend on what else is in the picture. So every signal has its negative in the same
+group, and large constants beside it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
 
 LOG_VARIANCE = -6.0
 """Of the posterior at the start, for latents of unit deviation."""
-ANCHOR = 6.0
+ANCHOR = 24.0
 """Constants of +-ANCHOR beside a signal fix the statistics of the group norm that follows."""
 NEIGHBOURS = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
 """Taps of a 3x3 convolution: the pixel itself, and those above, below, left and right."""
@@ -41,13 +46,20 @@ def start_linear(vae: AutoencoderKL, x: Tensor) -> None:
 
 def check_widths(vae: AutoencoderKL) -> None:
     """Raise OSEDiffError unless the channels of both levels can hold what the linear path carries."""
-    widths, latents = vae.config["block_out_channels"], vae.config["latent_channels"]
-    needed = (max(2 * latents, 8), 5 * latents)
-    if len(widths) != 2 or widths[0] < needed[0] or widths[1] < needed[1] or widths[0] == widths[1]:
+    widths, latents = tuple(vae.config["block_out_channels"]), vae.config["latent_channels"]
+    groups = vae.config["norm_num_groups"]
+    needed = (max(2 * latents, room(3, groups)), max(5 * latents, room(latents, groups)))
+    fit = [w >= least and w % (2 * groups) == 0 for w, least in zip(widths, needed, strict=False)]
+    if len(widths) != 2 or widths[0] == widths[1] or not all(fit):
         raise OSEDiffError(
-            f"expected two different VAE widths from {needed} on for a linear start with {latents} latent "
-            f"channels, got {tuple(widths)}: widen them, or set vae.linear_start = false"
+            f"expected two different VAE widths from {needed} on, multiples of {2 * groups}, for {latents} "
+            f"latent channels, got {widths}: change them, or set vae.linear_start = false"
         )
+
+
+def room(pairs: int, groups: int) -> int:
+    """Count the channels in which each group of a norm has its share of the pairs and a pair of constants."""
+    return 2 * groups * (math.ceil(pairs / groups) + 1)
 
 
 def start_encoder(vae: AutoencoderKL, x: Tensor) -> None:
@@ -60,7 +72,7 @@ def start_encoder(vae: AutoencoderKL, x: Tensor) -> None:
     pairs = torch.cat([kernels, -kernels])  # (2C, 3, 2, 2)
     link(down, range(2 * latents), range(3), F.pad(pairs, (0, 1, 0, 1)))
     down.bias[: 2 * latents] = torch.cat([-mean, mean])
-    rows = spread(2 * latents, shortcut.out_channels)
+    rows = paired_rows(latents, encoder.conv_norm_out)
     link(shortcut, rows, range(2 * latents), torch.eye(2 * latents)[..., None, None])
     gains = anchor(shortcut, encoder.conv_norm_out, rows, 1.0)
     nn.init.zeros_(encoder.conv_out.weight)
@@ -84,7 +96,7 @@ def start_decoder(vae: AutoencoderKL, z: Tensor, x: Tensor) -> None:
         link(decoder.conv_in, range(n * latents, (n + 1) * latents), range(latents), weight)
     up, last = decoder.up_blocks[0].upsamplers[0].conv, decoder.up_blocks[1].resnets[0].conv_shortcut
     solve(up, F.interpolate(decoder.conv_in(z), scale_factor=2, mode="nearest"), x)
-    rows = spread(6, last.out_channels)
+    rows = paired_rows(3, decoder.conv_norm_out)
     link(last, rows, range(3), torch.cat([torch.eye(3), -torch.eye(3)])[..., None, None])
     anchor(last, decoder.conv_norm_out, rows, 0.5)
     features: list[Tensor] = []
@@ -130,9 +142,14 @@ def centred(matrix: Tensor) -> Tensor:
     return F.pad(matrix[..., None, None], (1, 1, 1, 1))
 
 
-def spread(count: int, width: int) -> list[int]:
-    """Spread `count` signals over `width` channels: every group of a norm then has others beside them."""
-    return [k * (width // count) for k in range(count)]
+def paired_rows(count: int, norm: nn.GroupNorm) -> list[int]:
+    """Choose channels for `count` signals, then for their negatives, each beside its signal in a group.
+
+    The norm takes the mean of a group away, which is nothing where every signal has its negative with it.
+    """
+    groups, size = norm.num_groups, norm.num_channels // norm.num_groups
+    signals = [k % groups * size + 2 * (k // groups) for k in range(count)]
+    return signals + [row + 1 for row in signals]
 
 
 def link(conv: nn.Conv2d, rows: range | list[int], sources: range, weight: Tensor) -> None:
