@@ -10,7 +10,7 @@ from torch import nn
 
 from osediff_core import OSEDiff, OSEDiffError
 from osediff_core.pictures.images import write_image
-from train.base import linear
+from train.base import norms
 from train.base.crops import draw_crop, load_pictures
 from train.base.fit import Keep, fit, learning_rate_factor
 from train.base.linear import start_linear
@@ -50,6 +50,28 @@ def test_the_untrained_unet_passes_its_input_through():
         assert (
             plain(z, torch.tensor(999), torch.zeros(1, 77, config.text_width)).sample - z
         ).std() > 0.5 * z.std()
+
+
+def test_the_untrained_unet_keeps_levels_whatever_else_is_in_the_picture(monkeypatch):
+    config, worst = PriorConfig(), {}
+    z = torch.randn(6, 6, 16, 16, generator=seeded(2)) * 0.3
+    z[..., :8] += 2 * torch.randn(6, 6, 1, 1, generator=seeded(3))  # one half is anything
+    z[..., 8:] += torch.tensor([-1.5, 0.5, 0.0, 0.0, 0.0, 0.0]).view(1, 6, 1, 1)  # the other always the same
+    for constant in (norms.ANCHOR, norms.ANCHOR / 8):
+        monkeypatch.setattr(norms, "ANCHOR", constant)
+        torch.manual_seed(0)
+        unet = build_unet(config, latent_channels=6, sample_size=16).eval()
+        with torch.no_grad():
+            eps = unet(z, torch.tensor(999), torch.zeros(6, 77, config.text_width)).sample
+        worst[constant] = (eps - z)[..., 8:].mean((2, 3)).abs().max()
+    kept, control = worst.values()
+    assert kept < 0.03
+    assert control > 0.2, "control: with small constants the norms take the picture's own level away"
+
+
+def test_a_unet_too_narrow_to_begin_so_says_what_it_needs():
+    with pytest.raises(OSEDiffError, match=r"32 or more, a multiple of 16.*got 24"):
+        build_unet(PriorConfig(widths=(24, 64)), latent_channels=6, sample_size=16)
 
 
 def test_the_untrained_vae_keeps_the_level_of_flat_pictures():
@@ -101,8 +123,8 @@ def test_the_linear_start_keeps_tones_whatever_else_is_in_the_picture(monkeypatc
     start_from = torch.cat([x, 0.3 * x + 0.6, 0.3 * x - 0.6, *(x + saturated.roll(k, 0) for k in range(3))])
     around = [[0.5, 0.5, 0.5], [-0.9, -0.9, -0.9], [0.4, -0.4, -0.4], [-0.4, 0.2, 0.5]]
     worst = {}
-    for constant in (linear.ANCHOR, linear.ANCHOR / 8):
-        monkeypatch.setattr(linear, "ANCHOR", constant)
+    for constant in (norms.ANCHOR, norms.ANCHOR / 8):
+        monkeypatch.setattr(norms, "ANCHOR", constant)
         torch.manual_seed(0)
         vae = build_vae(VaeConfig())
         start_linear(vae, start_from)
@@ -114,7 +136,7 @@ def test_the_linear_start_keeps_tones_whatever_else_is_in_the_picture(monkeypatc
 
 def test_the_linear_start_leaves_the_means_of_norms_alone():
     norm = nn.GroupNorm(4, 32)
-    rows = linear.paired_rows(6, norm)
+    rows = norms.paired_rows(6, norm)
     assert len(set(rows)) == 12
     assert max(rows) < 32
     assert [row // 8 for row in rows[:6]] == [row // 8 for row in rows[6:]]

@@ -6,14 +6,11 @@ convolution behind it can tell apart, so every component comes with its four nei
 is solved by least squares. Residual branches stay zero. Reduction 4 repeats pixels twice, which loses
 what recurs every four pixels as well: a linear autoencoder like that, fitted by descent, reached 26 dB.
 
-Each half ends in a group norm, which takes a group's mean over the whole picture away and divides by its
-deviation: tones would depend on what else is in the picture. So every signal has its negative in the same
-group, and large constants beside it.
+Each half ends in a group norm, which the signals pass in pairs (`train.base.norms`).
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,13 +19,13 @@ from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
 
+from .norms import anchor, paired_rows, room
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 LOG_VARIANCE = -6.0
 """Of the posterior at the start, for latents of unit deviation."""
-ANCHOR = 24.0
-"""Constants of +-ANCHOR beside a signal fix the statistics of the group norm that follows."""
 NEIGHBOURS = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
 """Taps of a 3x3 convolution: the pixel itself, and those above, below, left and right."""
 
@@ -55,11 +52,6 @@ def check_widths(vae: AutoencoderKL) -> None:
             f"expected two different VAE widths from {needed} on, multiples of {2 * groups}, for {latents} "
             f"latent channels, got {widths}: change them, or set vae.linear_start = false"
         )
-
-
-def room(pairs: int, groups: int) -> int:
-    """Count the channels in which each group of a norm has its share of the pairs and a pair of constants."""
-    return 2 * groups * (math.ceil(pairs / groups) + 1)
 
 
 def start_encoder(vae: AutoencoderKL, x: Tensor) -> None:
@@ -142,30 +134,9 @@ def centred(matrix: Tensor) -> Tensor:
     return F.pad(matrix[..., None, None], (1, 1, 1, 1))
 
 
-def paired_rows(count: int, norm: nn.GroupNorm) -> list[int]:
-    """Choose channels for `count` signals, then for their negatives, each beside its signal in a group.
-
-    The norm takes the mean of a group away, which is nothing where every signal has its negative with it.
-    """
-    groups, size = norm.num_groups, norm.num_channels // norm.num_groups
-    signals = [k % groups * size + 2 * (k // groups) for k in range(count)]
-    return signals + [row + 1 for row in signals]
-
-
 def link(conv: nn.Conv2d, rows: range | list[int], sources: range, weight: Tensor) -> None:
     """Make the output channels `rows` depend on the input channels `sources` alone, by `weight`."""
     conv.weight[rows] = 0
     conv.bias[rows] = 0
     for row, taps in zip(rows, weight, strict=True):
         conv.weight[row, sources] = taps
-
-
-def anchor(conv: nn.Conv2d, norm: nn.GroupNorm, rows: list[int], deviation: float) -> Tensor:
-    """Put constants into the channels of `conv` that carry nothing; returns what `norm` divides `rows` by."""
-    others = [c for c in range(conv.out_channels) if c not in rows]
-    conv.weight[others] *= 0.3
-    conv.bias[others[0::2]], conv.bias[others[1::2]] = ANCHOR, -ANCHOR  # balanced: no group has a mean
-    power = conv.bias.square()  # (width,)
-    power[rows] = deviation**2
-    groups = power.view(norm.num_groups, -1).mean(1).sqrt()  # (groups,)
-    return groups.repeat_interleave(conv.out_channels // norm.num_groups)[rows]

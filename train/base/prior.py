@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from osediff_core.errors import OSEDiffError
+
+from .linear import centred, link
+from .norms import anchor, paired_rows, room
 from .vae import start_as_identity
 
 if TYPE_CHECKING:
@@ -48,9 +51,18 @@ class PriorConfig:
 
 
 def build_unet(config: PriorConfig, latent_channels: int, sample_size: int) -> UNet2DConditionModel:
-    """Build the untrained UNet, started so that it passes its input through: eps = z."""
+    """Build the untrained UNet, started so that it passes its input through: eps = z.
+
+    Raises OSEDiffError when its first level is too narrow for that.
+    """
     from diffusers import UNet2DConditionModel
 
+    needed, step = room(latent_channels, config.norm_groups), 2 * config.norm_groups
+    if config.widths[0] < needed or config.widths[0] % step:
+        raise OSEDiffError(
+            f"expected prior.widths to begin with {needed} or more, a multiple of {step}, for "
+            f"{latent_channels} latent channels, got {config.widths[0]}: change it, or prior.norm_groups"
+        )
     plain = len(config.widths) - 1
     unet = UNet2DConditionModel(
         sample_size=sample_size,
@@ -70,43 +82,29 @@ def build_unet(config: PriorConfig, latent_channels: int, sample_size: int) -> U
         if name.endswith("proj_out"):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
-    pass_through(unet, config.norm_groups)
+    pass_through(unet)
     return unet
 
 
 @torch.no_grad()
-def pass_through(unet: UNet2DConditionModel, groups: int, anchor: float = 6.0) -> None:
+def pass_through(unet: UNet2DConditionModel) -> None:
     """Lay a linear path z -> conv_in -> last skip connection -> conv_out through the untrained UNet.
 
-    SiLU is not linear, but silu(x) - silu(-x) = x: the first 2C channels of conv_in carry z and -z, the last
-    skip connection copies them into the last block, and conv_out subtracts the pairs. Constants of
-    +-`anchor` in the remaining channels of each group fix the statistics of the last group norm.
+    conv_in makes z and -z, the last skip connection copies them into the last block, the last norm sees
+    them in pairs with constants beside them (`train.base.norms`), and conv_out subtracts.
     """
-    latents = unet.config["in_channels"]
-    width = unet.conv_in.out_channels
-    signs = torch.cat([torch.ones(latents), -torch.ones(latents)])
-    carriers = torch.arange(2 * latents) * (width // (2 * latents))  # spread over the groups
-    unet.conv_in.weight[carriers] = 0
-    unet.conv_in.bias[carriers] = 0
-    for k, (channel, sign) in enumerate(zip(carriers.tolist(), signs.tolist(), strict=True)):
-        unet.conv_in.weight[channel, k % latents, 1, 1] = sign
-    last = (
-        unet.up_blocks[-1].resnets[-1].conv_shortcut
-    )  # sees cat(hidden, skip); the skip is conv_in's output
+    latents, width = unet.config["in_channels"], unet.conv_in.out_channels
+    last = unet.up_blocks[-1].resnets[-1].conv_shortcut  # sees cat(hidden, skip), the skip from conv_in
+    rows = paired_rows(latents, unet.conv_norm_out)
+    link(unet.conv_in, rows, range(latents), centred(torch.cat([torch.eye(latents), -torch.eye(latents)])))
     last.weight.zero_()
-    others = torch.tensor([c for c in range(width) if c not in carriers])
     last.bias.zero_()
-    last.bias[others[0::2]], last.bias[others[1::2]] = anchor, -anchor  # balanced: no group has a mean
-    hidden = last.in_channels - width
-    for channel in carriers.tolist():
-        last.weight[channel, hidden + channel] = 1
-    size = width // groups
+    last.weight[rows, [last.in_channels - width + row for row in rows]] = 1
+    gains = anchor(last, unet.conv_norm_out, rows, 1.0)
     unet.conv_out.weight.zero_()
     unet.conv_out.bias.zero_()
-    for k, (channel, sign) in enumerate(zip(carriers.tolist(), signs.tolist(), strict=True)):
-        own = torch.arange(channel // size * size, channel // size * size + size)
-        deviation = last.bias[own].std(unbiased=False).item()
-        unet.conv_out.weight[k % latents, channel, 1, 1] = sign * math.hypot(deviation, 1.0)
+    for k, (row, gain) in enumerate(zip(rows, gains, strict=True)):  # silu(x) - silu(-x) = x
+        unet.conv_out.weight[k % latents, row, 1, 1] = gain if k < latents else -gain
 
 
 def prior_loss(
