@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 ANCHOR = 24.0
-"""Constants of +-ANCHOR beside signals of about unit deviation: these change what the norm divides by by
-a few thousandths."""
+"""Size of the constants: beside them, signals of unit deviation move the divisor by thousandths."""
 
 
 def room(pairs: int, groups: int) -> int:
