@@ -33,7 +33,7 @@ SMALL_ERROR = 4e-4
 """Mean squared error of pictures in [-1, 1] at 40 dB: below it, log_mse has little left to gain."""
 
 TONE_CELL = 16
-"""Side, in pixels, of the squares whose averages `tone_loss` compares: noise and edges are gone from them."""
+"""Side, in pixels, of the squares whose averages `tone_loss` compares; noise of single pixels is gone there."""
 
 SMALLEST_WEIGHT = 1e-8
 """Keeps the VSD weight from dividing by zero; real weights are between 0.01 and 10."""
@@ -164,8 +164,8 @@ def data_loss(sr: Tensor, hq: Tensor, term: DataTerm = "mse") -> Tensor:
 def tone_loss(sr: Tensor, hq: Tensor) -> Tensor:
     """Compute the mean absolute difference of local averages of pictures (B, 3, H, W) in [-1, 1], a scalar.
 
-    The averages are over squares of TONE_CELL pixels, smaller ones at the right and lower border. A faint
-    tint is a small error beside noise and blur, but these averages keep it and lose the rest.
+    The averages are over squares of TONE_CELL pixels, smaller ones at the right and lower border. They keep
+    a faint tint, which is a small error beside noise and blur, and what else is as large as a square.
     """
     means = F.avg_pool2d(sr.float() - hq.float(), TONE_CELL, ceil_mode=True)  # averages are linear
     return means.abs().mean()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
 
-from .norms import anchor, paired_rows, room
+from .norms import anchor, paired_rows, room, subtract_pairs
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -67,10 +67,7 @@ def start_encoder(vae: AutoencoderKL, x: Tensor) -> None:
     rows = paired_rows(latents, encoder.conv_norm_out)
     link(shortcut, rows, range(2 * latents), torch.eye(2 * latents)[..., None, None])
     gains = anchor(shortcut, encoder.conv_norm_out, rows, 1.0)
-    nn.init.zeros_(encoder.conv_out.weight)
-    nn.init.zeros_(encoder.conv_out.bias)
-    for k, row in enumerate(rows):  # silu(x) - silu(-x) = x
-        encoder.conv_out.weight[k % latents, row, 1, 1] = gains[k] * (1 if k < latents else -1)
+    subtract_pairs(encoder.conv_out, rows, gains)
     nn.init.zeros_(vae.quant_conv.weight)
     vae.quant_conv.weight[range(latents), range(latents)] = 1
     nn.init.zeros_(vae.quant_conv.bias)

@@ -42,3 +42,14 @@ def anchor(conv: nn.Conv2d, norm: nn.GroupNorm, rows: list[int], deviation: floa
     power[rows] = deviation**2
     groups = power.view(norm.num_groups, -1).mean(1).sqrt()  # (groups,)
     return groups.repeat_interleave(conv.out_channels // norm.num_groups)[rows]
+
+
+@torch.no_grad()
+def subtract_pairs(conv: nn.Conv2d, rows: list[int], gains: Tensor) -> None:
+    """Make `conv` give the signals again: silu(x) - silu(-x) = x, times what the norm divided by."""
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    count = len(rows) // 2
+    for k in range(count):
+        conv.weight[k, rows[k], 1, 1] = gains[k]
+        conv.weight[k, rows[count + k], 1, 1] = -gains[count + k]

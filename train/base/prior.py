@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from osediff_core.errors import OSEDiffError
 
 from .linear import centred, link
-from .norms import anchor, paired_rows, room
+from .norms import anchor, paired_rows, room, subtract_pairs
 from .vae import start_as_identity
 
 if TYPE_CHECKING:
@@ -100,11 +100,7 @@ def pass_through(unet: UNet2DConditionModel) -> None:
     last.weight.zero_()
     last.bias.zero_()
     last.weight[rows, [last.in_channels - width + row for row in rows]] = 1
-    gains = anchor(last, unet.conv_norm_out, rows, 1.0)
-    unet.conv_out.weight.zero_()
-    unet.conv_out.bias.zero_()
-    for k, (row, gain) in enumerate(zip(rows, gains, strict=True)):  # silu(x) - silu(-x) = x
-        unet.conv_out.weight[k % latents, row, 1, 1] = gain if k < latents else -gain
+    subtract_pairs(unet.conv_out, rows, anchor(last, unet.conv_norm_out, rows, 1.0))
 
 
 def prior_loss(
