@@ -33,7 +33,7 @@ SMALL_ERROR = 4e-4
 """Mean squared error of pictures in [-1, 1] at 40 dB: below it, log_mse has little left to gain."""
 
 TONE_CELL = 16
-"""Side, in pixels, of the squares whose averages `tone_loss` compares; noise of single pixels is gone there."""
+"""Side, in pixels, of the squares whose averages `tone_loss` compares, past the noise of single pixels."""
 
 SMALLEST_WEIGHT = 1e-8
 """Keeps the VSD weight from dividing by zero; real weights are between 0.01 and 10."""
