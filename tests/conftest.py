@@ -1,5 +1,6 @@
 """The micro model whose outputs are recorded: small enough to load wherever a test needs a whole one."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -27,6 +28,29 @@ def model(micro):
     from osediff_core import OSEDiff
 
     return OSEDiff.from_pretrained(micro / "tiny_sd", micro / "osediff.pkl", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def micro_architecture(micro):
+    """The configs of the micro base, which say how a single file of it is read."""
+    from osediff_core.base.single_file import Architecture
+
+    folders = [micro / "tiny_sd" / part for part in ("unet", "vae", "text_encoder")]
+    configs = [json.loads((folder / "config.json").read_text()) for folder in folders]
+    scheduler = json.loads((micro / "tiny_sd" / "scheduler" / "scheduler_config.json").read_text())
+    return Architecture(*configs, scheduler)
+
+
+@pytest.fixture(scope="session")
+def micro_in_one_file(micro, micro_architecture):
+    """The tensors of the micro base under the names of the original training code."""
+    from safetensors.torch import load_file
+
+    from benchmarks.random_base import single_file
+
+    folders = [micro / "tiny_sd" / part for part in ("unet", "vae", "text_encoder")]
+    parts = {folder.name: load_file(next(folder.glob("*.safetensors"))) for folder in folders}
+    return dict(single_file(parts, micro_architecture.unet["layers_per_block"], 4))
 
 
 @pytest.fixture(scope="session")

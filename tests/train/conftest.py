@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,19 +12,11 @@ from train.config import LossConfig, ModelConfig, RunConfig, TrainConfig
 from train.data import DataConfig
 from train.networks import Backbone
 
-MICRO = Path(__file__).parents[1] / "golden_micro"
-
 
 @pytest.fixture(scope="session")
-def micro():
-    """Return the folder of the micro set: tiny_sd is its base, osediff.pkl a checkpoint on it."""
-    return MICRO
-
-
-@pytest.fixture(scope="session")
-def loaded():
+def loaded(micro):
     """Return the plain base, read once; copy it before changing it."""
-    return OSEDiff.from_pretrained(MICRO / "tiny_sd", dtype="float32", device="cpu")
+    return OSEDiff.from_pretrained(micro / "tiny_sd", dtype="float32", device="cpu")
 
 
 @pytest.fixture
@@ -52,12 +43,12 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def config(tmp_path, pictures):
+def config(tmp_path, pictures, micro):
     """Return a maker of short configurations; sections are changed by keyword: run={"steps": 3}."""
 
     def make(**sections):
         made = TrainConfig(
-            model=ModelConfig(base=str(MICRO / "tiny_sd")),
+            model=ModelConfig(base=str(micro / "tiny_sd")),
             data=DataConfig(sources=(str(pictures),), crop=64),
             loss=LossConfig(perceptual="gradient"),
             run=RunConfig(

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from benchmarks.random_base import single_file, write_vocabulary
+from benchmarks.random_base import write_vocabulary
 from osediff_core import OSEDiff, OSEDiffError, restore
 from osediff_core.base.load import load_base
-from osediff_core.base.single_file import Architecture
 from osediff_core.base.vocabulary import SIZE
 from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import OptimConfig, TrainConfig, read_config
@@ -30,8 +29,7 @@ from train.steps import Batch
 
 CPU = torch.device("cpu")
 FAST = {"learning_rate": 1e-2}
-PARTS = ("unet", "vae", "text_encoder")
-TOKENS = "text_model.embeddings.token_embedding.weight"
+TOKENS = "cond_stage_model.model.token_embedding.weight"
 
 
 def trainer(config):
@@ -175,18 +173,15 @@ def test_losses_that_are_no_numbers_stop_the_run_and_change_nothing(config):
     assert all(torch.equal(p, before[k]) for k, p in run.backbone.generator_parameters().items())
 
 
-def test_a_base_in_one_file_trains_with_the_vocabulary_it_is_given(config, micro, tmp_path, monkeypatch):
-    folder = micro / "tiny_sd"
-    parts = {part: load_file(next((folder / part).glob("*.safetensors"))) for part in PARTS}
-    configs = {part: json.loads((folder / part / "config.json").read_text()) for part in PARTS}
-    words_of = parts["text_encoder"]  # the micro base knows a few words, and the file's vocabulary is CLIP's
-    rows = words_of[TOKENS]
-    words_of[TOKENS] = rows.repeat(-(-SIZE // len(rows)), 1)[:SIZE].contiguous()
-    configs["text_encoder"]["vocab_size"] = SIZE
-    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    architecture = Architecture(*configs.values(), scheduler)
+def test_a_base_in_one_file_trains_with_the_vocabulary_it_is_given(
+    config, micro_in_one_file, micro_architecture, tmp_path, monkeypatch
+):
+    rows = micro_in_one_file[TOKENS]  # the micro base knows a few words, and the file's vocabulary is CLIP's
+    all_words = rows.repeat(-(-SIZE // len(rows)), 1)[:SIZE].contiguous()
+    text_encoder = {**micro_architecture.text_encoder, "vocab_size": SIZE}
+    architecture = replace(micro_architecture, text_encoder=text_encoder)
     base, words = tmp_path / "base.safetensors", tmp_path / "words"
-    save_file(dict(single_file(parts, architecture.unet["layers_per_block"], 4)), base)
+    save_file(micro_in_one_file | {TOKENS: all_words}, base)
     write_vocabulary(words)
     monkeypatch.setattr("osediff_core.model.load_base", partial(load_base, architecture=architecture))
 

@@ -1,38 +1,17 @@
 """The micro base in one file, under the names of the original training code, against its folder."""
 
 import gzip
-import json
 import sys
 import types
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from benchmarks.random_base import single_file, write_vocabulary
+from benchmarks.random_base import write_vocabulary
 from osediff_core.base.load import load_base
-from osediff_core.base.single_file import Architecture
 from osediff_core.base.vocabulary import PACKAGED, SIZE, sd2_tokenizer
 from osediff_core.errors import OSEDiffError
-
-FILES = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-}
-
-
-@pytest.fixture(scope="module")
-def architecture(micro):
-    configs = [json.loads((micro / "tiny_sd" / part / "config.json").read_text()) for part in FILES]
-    scheduler = json.loads((micro / "tiny_sd" / "scheduler" / "scheduler_config.json").read_text())
-    return Architecture(*configs, scheduler)
-
-
-@pytest.fixture(scope="module")
-def tensors(micro, architecture):
-    parts = {part: load_file(micro / "tiny_sd" / part / name) for part, name in FILES.items()}
-    return dict(single_file(parts, architecture.unet["layers_per_block"], 4))
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +49,12 @@ def write(path, tensors):
 @pytest.mark.parametrize("name", ["base.safetensors", "base.ckpt", "legacy.ckpt"])
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
 def test_one_file_gives_what_the_folder_gives(
-    tmp_path, micro, tensors, architecture, vocabulary, name, stored
+    tmp_path, micro, micro_in_one_file, micro_architecture, vocabulary, name, stored
 ):
-    file = write(tmp_path / name, {key: tensor.to(stored) for key, tensor in tensors.items()})
-    base = load_base(file, vocabulary=vocabulary, architecture=architecture)
+    file = write(tmp_path / name, {key: tensor.to(stored) for key, tensor in micro_in_one_file.items()})
+    base = load_base(file, vocabulary=vocabulary, architecture=micro_architecture)
     folder = load_base(micro / "tiny_sd")
-    for part in FILES:
+    for part in ("unet", "vae", "text_encoder"):
         network = getattr(folder, part)
         for parameter in network.parameters():
             parameter.data = parameter.data.to(stored).float()
@@ -83,28 +62,29 @@ def test_one_file_gives_what_the_folder_gives(
     assert torch.equal(base.alphas_cumprod, folder.alphas_cumprod)
 
 
-def test_a_changed_tensor_is_seen(tmp_path, micro, tensors, architecture, vocabulary):
+def test_a_changed_tensor_is_seen(tmp_path, micro, micro_in_one_file, micro_architecture, vocabulary):
     """The control: were two layers of equal shape exchanged by the names, this would be the same as that."""
     a, b = (f"model.diffusion_model.middle_block.{i}.in_layers.2.weight" for i in (0, 2))
-    file = write(tmp_path / "base.safetensors", tensors | {a: tensors[b], b: tensors[a]})
-    base = load_base(file, vocabulary=vocabulary, architecture=architecture)
+    exchanged = {a: micro_in_one_file[b], b: micro_in_one_file[a]}
+    file = write(tmp_path / "base.safetensors", micro_in_one_file | exchanged)
+    base = load_base(file, vocabulary=vocabulary, architecture=micro_architecture)
     assert not same(base.unet, load_base(micro / "tiny_sd").unet)
 
 
-def test_the_weights_outlive_the_file(tmp_path, tensors, architecture, vocabulary):
-    file = write(tmp_path / "base.safetensors", tensors)
-    base = load_base(file, vocabulary=vocabulary, architecture=architecture)
+def test_the_weights_outlive_the_file(tmp_path, micro_in_one_file, micro_architecture, vocabulary):
+    file = write(tmp_path / "base.safetensors", micro_in_one_file)
+    base = load_base(file, vocabulary=vocabulary, architecture=micro_architecture)
     before = {name: p.clone() for name, p in base.unet.named_parameters()}
     with file.open("r+b") as content:
         content.truncate(0)  # what was still mapped would end the process here
     assert all(torch.equal(p, before[name]) for name, p in base.unet.named_parameters())
 
 
-def test_a_missing_tensor_is_named(tmp_path, tensors, architecture, vocabulary):
-    kept = {k: v for k, v in tensors.items() if not k.endswith("middle_block.1.norm.weight")}
+def test_a_missing_tensor_is_named(tmp_path, micro_in_one_file, micro_architecture, vocabulary):
+    kept = {k: v for k, v in micro_in_one_file.items() if not k.endswith("middle_block.1.norm.weight")}
     file = write(tmp_path / "base.safetensors", kept)
     with pytest.raises(OSEDiffError, match=r"unet.*base\.safetensors lacks 1 tensors.*mid_block"):
-        load_base(file, vocabulary=vocabulary, architecture=architecture)
+        load_base(file, vocabulary=vocabulary, architecture=micro_architecture)
 
 
 def test_old_training_checkpoints_that_name_one_class_are_read(tmp_path, monkeypatch):
@@ -160,16 +140,16 @@ def test_it_is_found_in_the_hub_cache_and_in_open_clip(no_vocabulary, vocabulary
     assert len(sd2_tokenizer()) == SIZE
 
 
-def test_no_vocabulary_is_one_sentence(no_vocabulary, tensors, architecture):
-    file = write(no_vocabulary / "base.safetensors", tensors)
+def test_no_vocabulary_is_one_sentence(no_vocabulary, micro_in_one_file, micro_architecture):
+    file = write(no_vocabulary / "base.safetensors", micro_in_one_file)
     with pytest.raises(OSEDiffError, match=r"none was found on this computer.*osediff fetch vocabulary"):
-        load_base(file, architecture=architecture)
+        load_base(file, architecture=micro_architecture)
     (no_vocabulary / "vocab.json").write_text("{}")
     with pytest.raises(OSEDiffError, match=r"the folder .* has none"):
-        load_base(file, architecture=architecture, vocabulary=no_vocabulary)
+        load_base(file, architecture=micro_architecture, vocabulary=no_vocabulary)
 
 
-def test_another_models_vocabulary_is_refused(micro, tensors, tmp_path):
+def test_another_models_vocabulary_is_refused(micro, tmp_path):
     with pytest.raises(OSEDiffError, match="has none"):
         sd2_tokenizer(micro / "tiny_sd" / "tokenizer")
 
@@ -195,7 +175,9 @@ def test_a_half_fetched_model_says_what_it_lacks(no_vocabulary):
         load_base("owner/sd21-base")
 
 
-def test_nothing_asks_the_network(no_vocabulary, tensors, architecture, vocabulary, monkeypatch):
+def test_nothing_asks_the_network(
+    no_vocabulary, micro_in_one_file, micro_architecture, vocabulary, monkeypatch
+):
     import socket
 
     def refuse(*arguments, **options):
@@ -203,7 +185,7 @@ def test_nothing_asks_the_network(no_vocabulary, tensors, architecture, vocabula
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    file = write(no_vocabulary / "base.safetensors", tensors)
-    load_base(file, vocabulary=vocabulary, architecture=architecture)
+    file = write(no_vocabulary / "base.safetensors", micro_in_one_file)
+    load_base(file, vocabulary=vocabulary, architecture=micro_architecture)
     with pytest.raises(OSEDiffError, match="no base at"):
         load_base("stabilityai/stable-diffusion-2-1-base")
