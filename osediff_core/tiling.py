@@ -1,8 +1,8 @@
 """Run a function over overlapping tiles of a latent and blend the results with smooth weights.
 
 Latent tiling as in the published code, with two repairs: tiles go over into each other along the whole of
-their overlap, where the published window takes a fifth of it and leaves a seam on smooth pictures; and a
-picture narrower than the overlap is tiled by rectangles, where the published grid never ends.
+their overlap, where the published window takes a fifth of it and leaves a seam between tiles that differ in
+tone; and a picture narrower than the overlap is tiled by rectangles, where the published grid never ends.
 """
 
 from __future__ import annotations

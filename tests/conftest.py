@@ -16,6 +16,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+PARTS = ("unet", "vae", "text_encoder")
+
+
 @pytest.fixture(scope="session")
 def micro():
     """The folder of the micro model: tiny_sd/ and osediff.pkl."""
@@ -35,8 +38,7 @@ def micro_architecture(micro):
     """The configs of the micro base, which say how a single file of it is read."""
     from osediff_core.base.single_file import Architecture
 
-    folders = [micro / "tiny_sd" / part for part in ("unet", "vae", "text_encoder")]
-    configs = [json.loads((folder / "config.json").read_text()) for folder in folders]
+    configs = [json.loads((micro / "tiny_sd" / part / "config.json").read_text()) for part in PARTS]
     scheduler = json.loads((micro / "tiny_sd" / "scheduler" / "scheduler_config.json").read_text())
     return Architecture(*configs, scheduler)
 
@@ -48,8 +50,7 @@ def micro_in_one_file(micro, micro_architecture):
 
     from benchmarks.random_base import single_file
 
-    folders = [micro / "tiny_sd" / part for part in ("unet", "vae", "text_encoder")]
-    parts = {folder.name: load_file(next(folder.glob("*.safetensors"))) for folder in folders}
+    parts = {part: load_file(next((micro / "tiny_sd" / part).glob("*.safetensors"))) for part in PARTS}
     return dict(single_file(parts, micro_architecture.unet["layers_per_block"], 4))
 
 
