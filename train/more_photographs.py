@@ -20,7 +20,8 @@ CROP = 192
 class Photograph:
     """One photograph: the package, the file below /usr/share, and whose it is by which licence.
 
-    choosing: kept out of training, for choosing among models.
+    choosing: kept out of training, for choosing among models. group: what its file's name begins with; the
+    demo's configs choose by it.
     """
 
     package: str
@@ -28,6 +29,7 @@ class Photograph:
     author: str
     licence: str
     choosing: bool = False
+    group: str = "more"
 
 
 def _wallpaper(name: str, author: str, licence: str = "CC BY 4.0", choosing: bool = False) -> Photograph:
@@ -40,6 +42,17 @@ def _puzzle(name: str, author: str, choosing: bool = False) -> Photograph:
 
 def _sample(name: str, author: str, licence: str, choosing: bool = False) -> Photograph:
     return Photograph("libjxl-testdata", f"libjxl-testdata/{name}.png", author, licence, choosing)
+
+
+def _background(name: str) -> Photograph:
+    file = f"backgrounds/budgie/{name}.jpg"
+    return Photograph("budgie-backgrounds", file, "Budgie Desktop Developers", "CC0", group="further")
+
+
+def _theme(year: str, name: str) -> Photograph:
+    theme = f"twentytwenty{year}"
+    file = f"wordpress/wp-content/themes/{theme}/assets/images/{name}.webp"
+    return Photograph(f"wordpress-theme-{theme}", file, "rawpixel", "CC0", group="further")
 
 
 MORE = (
@@ -59,8 +72,34 @@ MORE = (
     _sample("external/wesaturate/500px/tmshre_riaphotographs_srgb8", "riaphotographs", "CC0", choosing=True),
     _sample("external/wesaturate/500px/u76c0g_bliznaca_srgb8", "bliznaca", "CC0"),
     _sample("jxl/flower/flower", "the JPEG XL Project Authors", "BSD-3-Clause"),
+    _background("abstract-spiral"),
+    _background("beacon-street-sunset"),
+    _background("blue-periwinkle"),
+    _background("canyon-wren"),
+    _background("casa-mila"),
+    _background("extreme-desert-hike"),
+    _background("high-trestle-trail"),
+    _background("lake-sherburne"),
+    _background("oakland-zoo-otters"),
+    _background("perched-osprey"),
+    _background("piazza-gae-aulenti"),
+    _background("roman-colosseum"),
+    _background("singaporean-cityscape"),
+    _background("tea-gardens"),
+    _theme("four", "abstract-geometric-art"),
+    _theme("four", "angular-roof"),
+    _theme("four", "art-gallery"),
+    _theme("four", "building-exterior"),
+    _theme("four", "green-staircase"),
+    _theme("four", "hotel-facade"),
+    _theme("four", "museum"),
+    _theme("four", "tourist-and-building"),
+    _theme("four", "windows"),
+    _theme("five", "akaka-falls-state-park-flora"),
+    _theme("five", "coral-square"),
+    _theme("five", "malibu-plantlife"),
 )
-"""What is taken of the three packages: photographs with a free licence that asks for attribution at most."""
+"""What is taken of the six packages: photographs with a free licence that asks for attribution at most."""
 
 
 def shrunken(picture: Tensor) -> Tensor:

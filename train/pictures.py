@@ -89,7 +89,7 @@ def write_more(share: Path, folder: Path, wanted: Sequence[Photograph] = MORE) -
     written = []
     for photograph in wanted:
         name, picture = Path(photograph.file).stem, shrunken(read_image(share / photograph.file).rgb[0])
-        pieces = {f"more_{name}": picture}
+        pieces = {f"{photograph.group}_{name}": picture}
         if photograph.choosing:
             pieces = {f"validation/{name}_{n}": crop for n, crop in enumerate(crops_to_choose_by(picture))}
         for piece, pixels in pieces.items():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from osediff_core.errors import OSEDiffError
 from train.degradation import (
@@ -163,6 +164,45 @@ def test_both_forms_show_the_same_lq():
     assert sum(near) < 0.25 * sum(far)
 
 
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (50, 71)])
+def test_a_spared_picture_is_shrunk_and_nothing_else(height, width):
+    spared, hq = DegradationConfig(shrink_only_prob=1.0), some_picture(height, width)
+    pixels = hq.mul(255).round().byte()
+    lq = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize(
+        (width // 4, height // 4), Image.Resampling.BICUBIC
+    )
+    back = lq.resize((width, height), Image.Resampling.BICUBIC)
+    for made, want in ((degrade_to_lq_size, lq), (degrade, back)):
+        levels = made(pixels / 255, spared, seeded()) * 255
+        wanted = torch.from_numpy(np.array(want)).permute(2, 0, 1).float()
+        assert levels.shape == wanted.shape
+        assert (levels - levels.round()).abs().max() < 1e-4
+        assert (levels - wanted).abs().max() <= 2.01
+        assert (made(hq, CONFIG, seeded()) * 255 - wanted).abs().max() > 5  # degraded, it is another picture
+    with pytest.raises(OSEDiffError, match="at least 16 pixels"):
+        degrade(torch.rand(3, 15, 64), spared, seeded())
+
+
+def test_pictures_are_spared_as_often_as_asked_and_both_forms_spare_the_same():
+    always, quarter = DegradationConfig(shrink_only_prob=1.0), DegradationConfig(shrink_only_prob=0.25)
+    hq = some_picture(16, 16)
+
+    def spared(make):
+        return [torch.equal(make(hq, quarter, seeded(n)), make(hq, always, seeded(n))) for n in range(400)]
+
+    assert spared(degrade) == spared(degrade_to_lq_size)
+    assert 70 < sum(spared(degrade)) < 130  # binomial: 100 +- 3.5 deviations
+
+
+def test_sparing_none_leaves_the_published_draws_alone():
+    hq = some_picture()
+    assert torch.equal(
+        degrade(hq, DegradationConfig(shrink_only_prob=0.0), seeded(3)), degrade(hq, CONFIG, seeded(3))
+    )
+    hardly = DegradationConfig(shrink_only_prob=1e-9)  # asks the generator, and spares nothing
+    assert not torch.equal(degrade(hq, hardly, seeded(3)), degrade(hq, CONFIG, seeded(3)))
+
+
 def test_the_input_is_left_alone():
     hq = some_picture()
     kept = hq.clone()
@@ -231,6 +271,7 @@ def test_the_last_jpeg_and_low_pass_change_places():
         (lambda: DegradationConfig(kernel_size=(7, 20)), "kernel_size"),
         (lambda: DegradationConfig(scale=0), "scale"),
         (lambda: DegradationConfig(final_sinc_prob=1.1), "final_sinc_prob"),
+        (lambda: DegradationConfig(shrink_only_prob=-0.1), "shrink_only_prob"),
         (lambda: FirstStageConfig(noise_sigma=(30.0, 1.0)), "noise_sigma"),
         (lambda: FirstStageConfig(blur_sigma=(0.0, 1.0)), "blur_sigma"),
         (lambda: FirstStageConfig(jpeg_quality=(0.0, 95.0)), "jpeg_quality"),

@@ -87,7 +87,7 @@ def two_photographs(share):
     for name, size in (("wide", (2100, 700)), ("kept", (400, 300))):
         Image.new("RGB", size, (200, 100, 50)).save(share / f"{name}.png")
     return [
-        Photograph("some-package", "wide.png", "A", "CC0"),
+        Photograph("some-package", "wide.png", "A", "CC0", group="further"),
         Photograph("some-package", "kept.png", "B", "CC0", choosing=True),
     ]
 
@@ -98,7 +98,7 @@ def test_more_photographs_are_shrunk_and_the_ones_to_choose_by_stay_out_of_train
     out.mkdir()
     pictures.write_more(share, out, two_photographs(share))
     ((name, picture),) = load_pictures(out)  # what the trainings of the base read
-    assert (name, picture.shape) == ("more_wide", (3, 467, 1400))
+    assert (name, picture.shape) == ("further_wide", (3, 467, 1400))
     crops = sorted((out / "validation").iterdir())
     assert [crop.name for crop in crops] == [f"kept_{n}.png" for n in range(6)]
     assert {Image.open(crop).size for crop in crops} == {(192, 192)}
@@ -114,7 +114,7 @@ def test_the_package_of_an_absent_photograph_is_named(tmp_path):
 
 def test_more_photographs_name_author_and_licence_and_no_two_get_one_file():
     names = [photograph.file.rsplit("/", 1)[1] for photograph in MORE]
-    assert len(set(names)) == len(names) >= 16
+    assert len(set(names)) == len(names) >= 42
     assert not {name.split(".")[0] for name in names} & set(HELD_OUT)
     assert {photograph.licence for photograph in MORE} == {
         "CC0",
@@ -124,3 +124,4 @@ def test_more_photographs_name_author_and_licence_and_no_two_get_one_file():
     }
     assert all(photograph.author for photograph in MORE)
     assert sum(photograph.choosing for photograph in MORE) == 4
+    assert not any(photograph.choosing for photograph in MORE if photograph.group != "more")

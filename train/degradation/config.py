@@ -120,6 +120,9 @@ class DegradationConfig:
     """Sharpen the clean picture first by unsharp masking, as Real-ESRGAN does; published OSEDiff does not."""
     scale: int = 4
     """HQ size over LQ size (published: 4)."""
+    shrink_only_prob: float = 0.0
+    """Probability that the LQ is the picture shrunk and nothing else (published: 0); not for "face". A model
+    that sees none of these moves the tones of clean small pictures."""
     kernel_size: tuple[int, int] = (7, 21)
     """Smallest and largest kernel side, odd, pixels; each kernel draws its own."""
     final_sinc_prob: float = 0.8
@@ -138,7 +141,8 @@ class DegradationConfig:
         low, high = self.kernel_size
         if not (1 <= low <= high and low % 2 and high % 2):
             raise OSEDiffError(f"kernel_size must be two odd sides, smallest first, got {self.kernel_size}.")
-        _check_probability("final_sinc_prob", self.final_sinc_prob)
+        for name in ("final_sinc_prob", "shrink_only_prob"):
+            _check_probability(name, getattr(self, name))
 
 
 def _check_range(name: str, limits: tuple[float, float], lowest: float, highest: float) -> None:

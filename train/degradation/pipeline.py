@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.resize import resize_bicubic
 
+from ..dice import chance
 from .config import DegradationConfig
 from .face import degrade_face
 from .filters import filter2d, resize_by, resize_to
@@ -31,6 +33,8 @@ def degrade(hq: Tensor, config: DegradationConfig, generator: torch.Generator) -
     if config.kind == "face":
         _check(hq, config.scale)
         return degrade_face(hq, config.face, generator)
+    if _is_spared(config, generator):
+        return round_to_8bit(resize_bicubic(_shrunk(hq, config.scale)[None], (hq.shape[-2], hq.shape[-1]))[0])
     recipe = draw_recipe(config, generator)
     lq = apply_recipe(hq, recipe, config.scale, generator)
     return round_to_8bit(resize_to(lq, (hq.shape[-2], hq.shape[-1]), recipe.back_mode))
@@ -44,6 +48,8 @@ def degrade_to_lq_size(hq: Tensor, config: DegradationConfig, generator: torch.G
     """
     if config.kind == "face":
         raise OSEDiffError("the face degradation has no LQ size: its factor is drawn; use kind realesrgan")
+    if _is_spared(config, generator):
+        return _shrunk(hq, config.scale)
     return round_to_8bit(apply_recipe(hq, draw_recipe(config, generator), config.scale, generator))
 
 
@@ -88,6 +94,17 @@ def to_lq_size(image: Tensor, recipe: Recipe, size: tuple[int, int]) -> Tensor:
 def round_to_8bit(image: Tensor) -> Tensor:
     """Clamp to [0, 1] and round to the levels k / 255."""
     return image.mul(255).round_().clamp_(0, 255).div_(255)
+
+
+def _is_spared(config: DegradationConfig, generator: torch.Generator) -> bool:
+    """Decide whether a picture is shrunk and nothing else. Where none is, nothing is drawn either."""
+    return config.shrink_only_prob > 0 and chance(generator, config.shrink_only_prob)
+
+
+def _shrunk(hq: Tensor, scale: int) -> Tensor:
+    """Shrink (3, H, W) to (3, H // scale, W // scale) by Pillow's bicubic; 8-bit levels over 255."""
+    _check(hq, scale)
+    return round_to_8bit(resize_bicubic(hq[None], (hq.shape[-2] // scale, hq.shape[-1] // scale))[0])
 
 
 def _add_noise(image: Tensor, noise: NoiseRecipe, generator: torch.Generator) -> Tensor:
