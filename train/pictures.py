@@ -1,7 +1,7 @@
 """Write a folder of training pictures that may be used freely: `python -m train.pictures OUT_DIR`.
 
 Photographs come from what scikit-image and scikit-learn install (nothing is downloaded), the rest are
-synthetic. With `--more SHARE`, photographs of three Debian packages go in too (`train.more_photographs`).
+synthetic. With `--more SHARE`, photographs of six Debian packages go in too (`train.more_photographs`).
 The photographs that the quality table is measured on (`train.heldout`) never go in.
 """
 
