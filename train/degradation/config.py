@@ -121,8 +121,8 @@ class DegradationConfig:
     scale: int = 4
     """HQ size over LQ size (published: 4)."""
     shrink_only_prob: float = 0.0
-    """Probability that the LQ is the picture shrunk and nothing else (published: 0); not for "face". A model
-    that sees none of these moves the tones of clean small pictures."""
+    """Probability that the LQ is the picture shrunk and nothing else (published: 0); not for "face". The
+    demo that had seen none of these moved the tones of clean small pictures."""
     kernel_size: tuple[int, int] = (7, 21)
     """Smallest and largest kernel side, odd, pixels; each kernel draws its own."""
     final_sinc_prob: float = 0.8

@@ -102,7 +102,7 @@ def _is_spared(config: DegradationConfig, generator: torch.Generator) -> bool:
 
 
 def _shrunk(hq: Tensor, scale: int) -> Tensor:
-    """Shrink (3, H, W) to (3, H // scale, W // scale) by Pillow's bicubic; 8-bit levels over 255."""
+    """Shrink (3, H, W) to (3, H // scale, W // scale) by bicubic with a = -0.5; 8-bit levels over 255."""
     _check(hq, scale)
     return round_to_8bit(resize_bicubic(hq[None], (hq.shape[-2] // scale, hq.shape[-1] // scale))[0])
 
