@@ -2,6 +2,8 @@
 
 hq ─blur─resize─noise─JPEG─▶ ─blur─resize─noise─▶ ┬ resize + low-pass, JPEG ┐ ─▶ lq (1/scale) ─resize─▶ lq
                                                   └ JPEG, resize + low-pass ┘
+
+A share of the pictures can be spared all that and only be shrunk: `DegradationConfig.shrink_only_prob`.
 """
 
 from __future__ import annotations
