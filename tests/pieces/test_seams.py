@@ -86,3 +86,9 @@ def test_tones_of_tiles_pass_into_each_other_along_the_whole_overlap(window):
     ours = steepest("smooth")
     assert ours <= math.pi / 2 / overlap + 1e-6, "the steepest place of a squared sine as wide as the overlap"
     assert steepest(window) > 2 * ours
+
+
+def test_a_picture_that_fits_one_tile_is_said_to_have_no_borders(seams, demo):
+    lq = pictures(seams)["slope"]
+    assert "fits one tile" in seams.row(demo, "slope", lq, tile=HEIGHT * WIDTH, overlap=4)
+    assert "fits one tile" not in seams.row(demo, "slope", lq, tile=48, overlap=16)
