@@ -55,9 +55,9 @@ def tone_errors(sr: Tensor, lq: Tensor) -> Tensor:
 
 def tone_row(model: OSEDiff, name: str, pictures: list[Tensor], color: str) -> str:
     """Restore uint8 pictures (3, H, W) under every light; the line of the table."""
-    cells = []
+    cells, shrunk = [], [shrink(picture) for picture in pictures]
     for factors in LIGHTS.values():
-        lqs = [light(shrink(picture), factors) for picture in pictures]
+        lqs = [light(lq, factors) for lq in shrunk]
         errors = torch.cat([tone_errors(restore(model, lq, scale=SCALE, color=color), lq) for lq in lqs])
         cells.append(f"{errors.square().mean().sqrt():.2f} / {errors.abs().quantile(0.99):.1f}")
     return f"| {name} | {color} | {' | '.join(cells)} |"
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--weights")
     args = parser.parse_args()
     model = OSEDiff.from_pretrained(args.base, args.weights, device="cpu", dtype="float32")
-    groups = {str(folder): [p for _, p in folder_pictures(folder, SQUARE)] for folder in args.folders}
+    groups = {str(folder): [p for _, p in folder_pictures(folder, 1)] for folder in args.folders}
     groups = groups or {name: [read_heldout(name)] for name in HELD_OUT}
 
     print(f"| photographs | colours | {' | '.join(LIGHTS)} |\n|---|---|{'---|' * len(LIGHTS)}")
