@@ -18,7 +18,7 @@ from torch import Tensor
 
 from osediff_core import OSEDiff
 from osediff_core.pictures.images import write_image
-from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare
+from osediff_core.pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
 from train.evaluate import Pair, bicubic, degraded_pairs, measure, quantise
 from train.heldout import heldout_crops
 from train.metrics import psnr_y

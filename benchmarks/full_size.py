@@ -27,8 +27,8 @@ import torch
 from benchmarks.random_base import random_checkpoint, write_folder, write_single_file, write_vocabulary
 from benchmarks.random_tagger import write_files
 from osediff_core import OSEDiff, Tagger
+from osediff_core.pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
 from osediff_core.prompts.tagger_file import read_tagger, write_tagger
-from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare
 from osediff_core.weights.checkpoint import write_published
 
 T = TypeVar("T")

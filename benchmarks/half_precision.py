@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from osediff_core import OSEDiff
 from osediff_core.base.precision import EXACT
 from osediff_core.pictures.images import read_image
-from osediff_core.restore import prepare
+from osediff_core.pipeline.run import prepare
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "coffee_lq.png"
 HALVES = (torch.float16, torch.bfloat16)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.random_base import empty, random_weights
-from osediff_core.pages import SWITCH
+from osediff_core.device.huge_pages import SWITCH
 
 WAYS = {
     "4 KB pages": ("0", torch.contiguous_format),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.full_size import Memory, in_a_process_of_its_own
 from osediff_core import OSEDiff
-from osediff_core.merged import write_merged
+from osediff_core.tools.merged import write_merged
 
 
 def load(base: Path, weights: Path | None) -> dict[str, float]:

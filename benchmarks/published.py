@@ -13,8 +13,8 @@ from benchmarks.published_hook import run_hook
 from osediff_core import OSEDiff
 from osediff_core.color import match_color
 from osediff_core.lora import A, B
-from osediff_core.restore import decode
-from osediff_core.tiling import gaussian_window, grid
+from osediff_core.pipeline.run import decode
+from osediff_core.pipeline.tiling import gaussian_window, grid
 from osediff_core.weights.checkpoint import Checkpoint
 
 TILE, OVERLAP = 96, 32

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from osediff_core.cost import RAM as FULL
 from osediff_core.prompts.ram import HEAD, SWIN, expected_shapes
 from osediff_core.prompts.tagger_file import TAG_LIST, THRESHOLD_LIST
+from osediff_core.tools.cost import RAM as FULL
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.full_size import Memory, build
 from benchmarks.published import publish, restore_published
 from osediff_core import OSEDiff
-from osediff_core.restore import decode, encode_prompt, prepare, restore
+from osediff_core.pipeline.run import decode, encode_prompt, prepare, restore
 from osediff_core.weights.checkpoint import read_checkpoint
 
 SIZES = ("512x512", "1024x1024", "2048x2048", "3840x2160")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..osediff_core.choices import COLORS
 from ..osediff_core.errors import OSEDiffError
+from ..osediff_core.pipeline.plan import Room
+from ..osediff_core.pipeline.run import decode, finish
 from ..osediff_core.resize import resize_alpha, resize_bicubic
-from ..osediff_core.restore import decode, finish
-from ..osediff_core.room import Room
 from .checks import one_of
 from .encode import CATEGORY
 from .images import join_image, split_image

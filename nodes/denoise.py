@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..osediff_core.choices import MOST_DETAIL
-from ..osediff_core.restore import denoise, tile_and_overlap
-from ..osediff_core.room import Room
-from ..osediff_core.tiling import grid
+from ..osediff_core.pipeline.plan import Room
+from ..osediff_core.pipeline.run import denoise, tile_and_overlap
+from ..osediff_core.pipeline.tiling import grid
 from .checks import one_of
 from .encode import CATEGORY
 from .latents import pack_latent, prompt_embeds, unpack_latent

@@ -6,10 +6,10 @@ from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..osediff_core.pipeline.plan import Room
+from ..osediff_core.pipeline.run import encode, encode_prompt, prepare
 from ..osediff_core.prompts.text import split_prompts
 from ..osediff_core.resize import crop, resize_alpha
-from ..osediff_core.restore import encode, encode_prompt, prepare
-from ..osediff_core.room import Room
 from .images import join_image, split_image
 from .latents import SIZE_KEY, pack_latent
 from .managed import ManagedModel, ModelType, free_memory

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..osediff_core import OSEDiff
 from ..osediff_core.errors import OSEDiffError
-from ..osediff_core.restore import encode_prompt
+from ..osediff_core.pipeline.run import encode_prompt
 from .managed import ManagedModel
 
 SIZE_KEY = "osediff_size"  # (height, width) of the image without padding

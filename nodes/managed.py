@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..osediff_core.choices import DTYPES
-from ..osediff_core.room import CONVOLUTION, unet_memory
+from ..osediff_core.pipeline.plan import CONVOLUTION, unet_memory
 from ..osediff_core.vae.exact import decode_memory, encode_memory
 
 if TYPE_CHECKING:

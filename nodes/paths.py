@@ -10,9 +10,9 @@ import comfy
 import folder_paths
 
 from ..osediff_core.base.folder import FOLDERS
+from ..osediff_core.base.hub_cache import repo_id, snapshots
 from ..osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS, SINGLE_FILE_SUFFIXES
 from ..osediff_core.errors import OSEDiffError
-from ..osediff_core.hub.cache import repo_id, snapshots
 
 WEIGHTS_FOLDER = "osediff"
 WEIGHTS_SUFFIXES = {".safetensors", ".pkl"}

@@ -6,9 +6,9 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..osediff_core.choices import COLORS
+from ..osediff_core.pipeline.run import restore
 from ..osediff_core.prompts.text import join_prompts, split_prompts
 from ..osediff_core.resize import resize_alpha, target_size
-from ..osediff_core.restore import restore
 from .checks import one_of
 from .dape import DapeType, ManagedTagger, one_by_one
 from .decode import color_input

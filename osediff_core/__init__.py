@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .errors import OSEDiffError
 
 if TYPE_CHECKING:
     from .model import OSEDiff
+    from .pipeline.run import restore
     from .prompts.tagger import Tagger
-    from .restore import restore
 
 __all__ = ["OSEDiff", "OSEDiffError", "Tagger", "restore"]
 
-
-class _Package(ModuleType):
-    """Imports torch at the first use of a name that needs it, so that `osediff --help` does not wait.
-
-    Properties, and not a module's `__getattr__`: importing the submodule `restore` would otherwise put the
-    module in the place of the function.
-    """
-
-    @property
-    def OSEDiff(self) -> type[OSEDiff]:  # noqa: N802
-        from .model import OSEDiff
-
-        return OSEDiff
-
-    @property
-    def Tagger(self) -> type[Tagger]:  # noqa: N802
-        from .prompts.tagger import Tagger
-
-        return Tagger
-
-    @property
-    def restore(self) -> object:
-        from .restore import restore
-
-        return restore
-
-    @restore.setter
-    def restore(self, submodule: ModuleType) -> None:
-        """Ignore the import system, which hands over every submodule."""
+_HOMES = {"OSEDiff": ".model", "Tagger": ".prompts.tagger", "restore": ".pipeline.run"}
 
 
-sys.modules[__name__].__class__ = _Package
+def __getattr__(name: str) -> object:
+    """Import torch at the first use of a name that needs it, so that `osediff --help` does not wait."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name], __name__), name)

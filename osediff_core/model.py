@@ -14,12 +14,12 @@ from . import diffusion
 from .base.load import DEMO_BASE, DEMO_WEIGHTS, load_base, locate, resolve_device, resolve_dtype
 from .base.marker import read_marker
 from .base.network import Change
-from .compiled import compile_parts
-from .embeddings import Embeddings
+from .device.compiled import compile_parts
+from .device.offload import check_offload
 from .errors import OSEDiffError
 from .inputs import check_texts
 from .lora import check_fit, folded
-from .offload import check_offload
+from .prompt_cache import Embeddings
 from .weights.checkpoint import Checkpoint, read_checkpoint
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from osediff_core.device.huge_pages import ask_for_huge_pages
 from osediff_core.errors import OSEDiffError
-from osediff_core.pages import ask_for_huge_pages
 
 if TYPE_CHECKING:
     from .config import TrainConfig

@@ -22,8 +22,8 @@ from osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS
 from osediff_core.choices import COLORS
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
+from osediff_core.pipeline.run import restore
 from osediff_core.resize import resize_bicubic
-from osediff_core.restore import restore
 
 from .degradation import DegradationConfig, degrade_to_lq_size
 from .heldout import as_batch, folder_pictures, heldout_crops

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..diffusion import alphas_cumprod
 from ..errors import OSEDiffError
-from ..hub.cache import is_hub_id, snapshot
 from .folder import check_layout, folder_parts, load_tokenizer, scheduler_config
+from .hub_cache import is_hub_id, snapshot
 from .network import Change, Part, empty_network, fill
 from .precision import exact_dtype, mix_precision
 from .single_file import SD21, Architecture, single_file_parts

@@ -46,7 +46,7 @@ def sd2_tokenizer(folder: str | Path | None = None) -> CLIPTokenizer:
 
 def _places() -> Iterator[Path]:
     """Yield where a vocabulary may be: the hub's cache, then the packages that ship one."""
-    from ..hub.cache import snapshots
+    from .hub_cache import snapshots
 
     for snapshot in snapshots():
         yield snapshot / "tokenizer"

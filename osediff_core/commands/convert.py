@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..choices import DTYPES
-from ..console import DONE, CommandError, answer, command_parser, note
+from .console import DONE, CommandError, answer, command_parser, note
 
 if TYPE_CHECKING:
     from ..weights.checkpoint import Checkpoint
@@ -128,7 +128,7 @@ def _published(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -
 
 def _comfyui(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
     from ..base.load import read_conv_in
-    from ..weights.exports import write_unet_lora, write_vae_patch
+    from ..tools.exports import write_unet_lora, write_vae_patch
 
     unet, vae = _export_files(target, args)
     conv_in = None if args.base is None else read_conv_in(args.base)
@@ -143,7 +143,7 @@ def _comfyui(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> 
 
 def _merged(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
     from ..base.load import TYPES
-    from ..merged import write_merged
+    from ..tools.merged import write_merged
 
     write_merged(
         target,

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..console import DONE, answer, command_parser, note, show
 from ..errors import OSEDiffError
+from .console import DONE, answer, command_parser, note, show
 
 EPILOG = """\
 RAM's weights come without their tags. ram_tag_list.txt and ram_tag_list_threshold.txt are taken from beside

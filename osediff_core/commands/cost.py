@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..console import DONE, answer, command_parser, show
+from .console import DONE, answer, command_parser, show
 
 if TYPE_CHECKING:
-    from ..cost import Part, Trainable
+    from ..tools.cost import Part, Trainable
 
 NOTES = """\
 Why the figures differ, where they do:
@@ -48,7 +48,7 @@ def _side(text: str) -> int:
 
 
 def _cost(rank: int, side: int) -> int:
-    from ..cost import FullSize, tagger
+    from ..tools.cost import FullSize, tagger
 
     network = FullSize()
     trainable, papers = network.trainable(rank), network.trainable()
@@ -83,7 +83,7 @@ def _trainable(trainable: Trainable, rank: int) -> str:
 
 
 def _paper(trainable: Trainable, rank: int) -> str:
-    from ..cost import PAPER_TABLE_2
+    from ..tools.cost import PAPER_TABLE_2
 
     rows = [
         (name, f"{row.steps}", f"{row.seconds:.2f}", f"{row.trainable:.1f} M")
@@ -94,7 +94,7 @@ def _paper(trainable: Trainable, rank: int) -> str:
 
 
 def _notes(trainable: Trainable) -> str:
-    from ..cost import PAPER_TABLE_2
+    from ..tools.cost import PAPER_TABLE_2
 
     return NOTES.format(
         paper=PAPER_TABLE_2["OSEDiff"].trainable,

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..console import DONE, FAILED, USAGE, answer, command_parser, note, say, show
 from ..errors import OSEDiffError
-from ..hub import sources
-from ..hub.fetch import Item, Place, bring, by_hand, plan
+from ..tools import published as sources
+from ..tools.fetch import Item, Place, bring, by_hand, plan
+from .console import DONE, FAILED, USAGE, answer, command_parser, note, say, show
 
 EPILOG = """\
 A download that breaks off goes on where it stopped when it is started again. HF_ENDPOINT names another hub,

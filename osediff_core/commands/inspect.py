@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..console import DONE, FAILED, answer, command_parser, say, show
 from ..errors import OSEDiffError
+from .console import DONE, FAILED, answer, command_parser, say, show
 
 if TYPE_CHECKING:
-    from ..describe import Description
+    from ..tools.describe import Description
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _inspect(paths: Sequence[str], base: str | None, config: bool) -> int:
     """Describe one after the other; one that is broken does not keep the rest from being told."""
-    from ..describe import describe
+    from ..tools.describe import describe
 
     status = DONE
     for path in paths:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..choices import COLORS, DTYPES, MOST_DETAIL, OFFLOADS
-from ..console import version
+from .console import version
 
 FORMATS = ("png", "jpg", "webp", "tif", "bmp")
 EPILOG = """\

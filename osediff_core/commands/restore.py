@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..console import DONE, FAILED, INTERRUPTED, USAGE, messages, note, say
 from ..errors import OSEDiffError
 from ..pictures.jobs import Job, Plan, make_plan
+from .console import DONE, FAILED, INTERRUPTED, USAGE, messages, note, say
 from .options import restore_parser
-from .shares import Outcome, Share, device_of, forget, report, share_of
+from .processes import Outcome, Share, device_of, forget, report, share_of
 
 if TYPE_CHECKING:
     from ..model import OSEDiff
+    from ..pipeline.run import Progress
     from ..prompts.text import PromptSource
-    from ..restore import Progress
 
 
 def main(argv: Sequence[str], commands: Mapping[str, str]) -> int:
@@ -101,8 +101,8 @@ def _is_merged(base: str) -> bool:
 def _load(args: argparse.Namespace, share: Share) -> OSEDiff:
     """Load the model, and say so where it is not the one that a user may expect."""
     from ..model import OSEDiff
-    from ..restore import tile_and_overlap
-    from ..tiling import grid
+    from ..pipeline.run import tile_and_overlap
+    from ..pipeline.tiling import grid
 
     grid(1, 1, *tile_and_overlap(args.tile, args.overlap))  # refuses what cannot be, before loading
     if args.base is None and args.weights is None:
@@ -125,7 +125,7 @@ def _go_through(
     model: OSEDiff, source: PromptSource, plan: Plan, share: Share, args: argparse.Namespace
 ) -> int:
     """Restore all of a plan's pictures; say what was done and, at the end, what failed."""
-    from ..batch import Settings, restore_files
+    from .restore_files import Settings, restore_files
 
     settings = Settings(
         args.scale,

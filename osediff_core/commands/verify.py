@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..choices import COLORS
-from ..console import DONE, FAILED, answer, command_parser, note, say, show
 from ..errors import OSEDiffError
+from .console import DONE, FAILED, answer, command_parser, note, say, show
 
 if TYPE_CHECKING:
     from ..prompts.text import PromptSource
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from ..model import OSEDiff
-    from ..verify import Row, compare, find_pairs, machine_lines, table
+    from ..tools.verify import Row, compare, find_pairs, machine_lines, table
 
     pairs = find_pairs(args.inputs, args.published, args.most)
     model = OSEDiff.from_pretrained(
@@ -71,7 +71,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _files(args: argparse.Namespace) -> list[str]:
     """What the model was loaded from, with hashes."""
     from ..base.load import DEMO_BASE, DEMO_WEIGHTS
-    from ..verify import file_lines
+    from ..tools.verify import file_lines
 
     demo = args.base is None and args.weights is None
     given = {
@@ -84,7 +84,7 @@ def _files(args: argparse.Namespace) -> list[str]:
 
 def _place(base: str) -> Path:
     """The folder or file of a base, which may be a hub id."""
-    from ..hub.cache import snapshot
+    from ..base.hub_cache import snapshot
 
     return Path(base) if Path(base).exists() else snapshot(base) or Path(base)
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OSEDiffError
-from .attend import attention_bytes
-from .kept import Allocate, Kept, Sweeper, in_files, on_host
-from .pieces import LEAST_ROWS
-from .stages import Attention, Shape, Stage, decoder_stages, encoder_stages
+from .attention import attention_bytes
+from .geometry import LEAST_ROWS
+from .layers import Attention, Shape, Stage, decoder_stages, encoder_stages
+from .strips import Allocate, Kept, Sweeper, in_files, on_host
 
 PIECE = 256  # pixels: the side of the pieces where nothing else is said
 LEAST_PIECE = 32  # pixels: below, the halo of a piece is as large as the piece

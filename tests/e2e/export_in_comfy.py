@@ -33,8 +33,8 @@ import torch  # noqa: E402
 import nodes  # noqa: E402
 from osediff_core.base import sd21  # noqa: E402
 from osediff_core.lora import fold, unet_targets, vae_targets  # noqa: E402
+from osediff_core.tools.exports import write_unet_lora, write_vae_patch  # noqa: E402
 from osediff_core.weights.checkpoint import Checkpoint  # noqa: E402
-from osediff_core.weights.exports import write_unet_lora, write_vae_patch  # noqa: E402
 
 
 class Warnings(logging.Handler):

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from osediff_core.merged import write_merged
+from osediff_core.tools.merged import write_merged
 
 
 @pytest.fixture

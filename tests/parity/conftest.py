@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import avg_pool2d
 
 from osediff_core import OSEDiff
-from osediff_core.tiling import tiled
+from osediff_core.pipeline.tiling import tiled
 
 TESTS = Path(__file__).parents[1]
 FOLDERS = {"micro": TESTS / "golden_micro", "large": Path(os.environ.get("OSEDIFF_GOLDEN", ""))}

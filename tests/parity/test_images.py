@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from osediff_core.color import adain, low_frequencies, match_color, wavelet
+from osediff_core.pipeline.tiling import gaussian_window
 from osediff_core.resize import resize_bicubic
-from osediff_core.tiling import gaussian_window
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -5,7 +5,7 @@ import torch
 
 from osediff_core.diffusion import predict_x0
 from osediff_core.lora import unet_targets, vae_targets
-from osediff_core.tiling import tiled
+from osediff_core.pipeline.tiling import tiled
 
 
 @torch.no_grad()

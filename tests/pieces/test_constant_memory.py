@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from osediff_core import restore
-from osediff_core.batch import Settings, restore_files
+from osediff_core.commands.restore_files import Settings, restore_files
 from osediff_core.pictures.jobs import Job
 
 STATUS = Path("/proc/self/status")

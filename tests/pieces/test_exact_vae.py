@@ -8,7 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.vae import attend, exact, pieces, stages
+from osediff_core.vae import attention as attend
+from osediff_core.vae import exact
+from osediff_core.vae import geometry as pieces
+from osediff_core.vae import layers as stages
 from osediff_core.vae.exact import decode_in_pieces, decode_memory, encode_in_pieces, encode_memory
 
 from .vaes import BUILDS, Alive, make_vae, uneven, whole

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from osediff_core.vae import exact, kept
+from osediff_core.vae import exact
+from osediff_core.vae import strips as kept
 from osediff_core.vae.exact import decode_in_pieces, decode_memory, encode_in_pieces, encode_memory
 
 from .vaes import Alive, make_vae, uneven, whole

@@ -6,11 +6,12 @@ from contextlib import suppress
 import pytest
 import torch
 
-from osediff_core import OSEDiff, restore, steps
+from osediff_core import OSEDiff, restore
 from osediff_core.base import load
 from osediff_core.base.load import resolve_device, resolve_dtype
+from osediff_core.device.offload import resident
 from osediff_core.errors import OSEDiffError
-from osediff_core.offload import resident
+from osediff_core.pipeline import steps
 
 META = torch.device("meta")
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from osediff_core import restore, steps, tiling
+from osediff_core import restore
 from osediff_core.color import to_levels
+from osediff_core.device.memory import upload
 from osediff_core.errors import OSEDiffError
-from osediff_core.memory import upload
-from osediff_core.room import Room
-from osediff_core.steps import decode, denoise, encode
+from osediff_core.pipeline import steps, tiling
+from osediff_core.pipeline.plan import Room
+from osediff_core.pipeline.steps import decode, denoise, encode
 
 CARD = torch.device("meta")
 ROOMY = {"free": lambda device: None}
@@ -126,7 +127,7 @@ def break_from(module, first, times):
 @pytest.fixture
 def asks_late(monkeypatch):
     """Take the processor for a device that is not waited for; what is fetched from it travels."""
-    there = sys.modules["osediff_core.restore"]
+    there = sys.modules["osediff_core.pipeline.run"]
     fetched = there._fetched
     monkeypatch.setattr(there, "fits_on_device", lambda *rest: True)
     monkeypatch.setattr(there, "_fetched", lambda sr, good, to: fetched(sr, good, torch.device("cpu", 0)))

@@ -8,12 +8,14 @@ from contextlib import suppress
 import pytest
 import torch
 
-from osediff_core import OSEDiff, memory, restore, room
+from osediff_core import OSEDiff, restore
+from osediff_core.device import memory
+from osediff_core.device.memory import first_that_fits, free_memory, is_out_of_memory
 from osediff_core.errors import OSEDiffError
-from osediff_core.memory import first_that_fits, free_memory, is_out_of_memory
-from osediff_core.restore import decode, denoise, encode, encode_prompt
-from osediff_core.room import CPU, Cut, Room, cuts, tiles_at_once
-from osediff_core.tiling import tiled
+from osediff_core.pipeline import plan as room
+from osediff_core.pipeline.plan import CPU, Cut, Room, cuts, tiles_at_once
+from osediff_core.pipeline.run import decode, denoise, encode, encode_prompt
+from osediff_core.pipeline.tiling import tiled
 
 from .vaes import Alive, uneven
 

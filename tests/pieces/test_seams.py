@@ -9,7 +9,7 @@ import torch
 
 from osediff_core import OSEDiff, restore
 from osediff_core.pictures.images import read_image
-from osediff_core.tiling import grid, tiled
+from osediff_core.pipeline.tiling import grid, tiled
 
 ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH = 44, 52

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from osediff_core import restore
+from osediff_core.pipeline.run import prepare
 from osediff_core.resize import crop, pad_to_multiple, target_size
-from osediff_core.restore import prepare
 
 sides = st.integers(1, 40)
 scales = st.floats(1, 4, allow_nan=False)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from osediff_core.tiling import grid, tiled
+from osediff_core.pipeline.tiling import grid, tiled
 
 
 @st.composite

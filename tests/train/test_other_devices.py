@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from osediff_core import OSEDiff, restore
-from osediff_core.cli import main
+from osediff_core.commands.cli import main
 from train.data import build_dataset
 from train.loop import Trainer
 

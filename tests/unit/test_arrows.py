@@ -21,26 +21,19 @@ TRAINING_ONLY = {"accelerate", "peft", "lpips", "tyro", "tensorboard"}
 NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | {"torchvision", "timm"}
 HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision", "lpips"}
 LAYERS = [
-    {"errors", "choices", "pages"},
-    {"diffusion", "lora", "color", "resize", "memory", "offload", "inputs", "embeddings"},
-    {"tiling", "compiled"},
-    {"hub"},
+    {"errors", "choices"},
+    {"diffusion", "lora", "color", "resize", "inputs", "prompt_cache", "device"},
+    {"network"},
     {"weights"},
     {"vae"},
     {"pictures"},
     {"base"},
     {"prompts"},
     {"model"},
-    {"merged", "cost", "describe"},
-    {"room", "finite"},
-    {"unet_tiles"},
-    {"steps"},
-    {"restore"},
+    {"pipeline"},
     {"__init__"},
-    {"batch", "verify"},
-    {"console"},
+    {"tools"},
     {"commands"},
-    {"cli"},
     {"__main__"},
 ]
 """Modules and packages of the core, bottom up: each imports only from layers at or below its own."""

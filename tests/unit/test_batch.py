@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osediff_core import batch, restore
-from osediff_core.batch import Settings, restore_file, restore_files
+from osediff_core import restore
+from osediff_core.commands import restore_files as batch
+from osediff_core.commands.restore_files import Settings, restore_file, restore_files
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.jobs import Job
 

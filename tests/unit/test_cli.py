@@ -8,11 +8,11 @@ from types import ModuleType
 
 import pytest
 
-from osediff_core import cli
-from osediff_core.cli import COMMANDS, Command, main
-from osediff_core.console import answer, messages, note, show
+from osediff_core.commands import cli
+from osediff_core.commands.cli import COMMANDS, Command, main
+from osediff_core.commands.console import answer, messages, note, show
+from osediff_core.device.huge_pages import SWITCH
 from osediff_core.errors import OSEDiffError
-from osediff_core.pages import SWITCH
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_every_command_answers_help_without_loading_torch(name):
     import subprocess
 
     code = (
-        "import sys; from osediff_core.cli import main\n"
+        "import sys; from osediff_core.commands.cli import main\n"
         f"try: main([{name!r}, '--help'])\n"
         "except SystemExit as stop: assert stop.code == 0\n"
         "print([m for m in ('torch', 'numpy', 'PIL', 'diffusers', 'transformers') if m in sys.modules])"
@@ -98,7 +98,7 @@ def test_logging_is_left_as_it_was():
 @pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
 def test_huge_pages_are_asked_for_before_pytorch_comes_unless_the_user_has_decided(given, kept):
     program = (
-        "import os, sys\nfrom osediff_core.cli import main\n"
+        "import os, sys\nfrom osediff_core.commands.cli import main\n"
         "try: main(['--version'])\n"
         f"finally: print(os.environ[{SWITCH!r}], 'torch' in sys.modules)"
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from osediff_core import OSEDiff, restore
-from osediff_core.compiled import compile_parts
+from osediff_core.device.compiled import compile_parts
 
 LQ = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from osediff_core.cli import main
-from osediff_core.cost import PAPER_TABLE_2, FullSize, lora_parameters, macs, tagger
+from osediff_core.commands.cli import main
+from osediff_core.tools.cost import PAPER_TABLE_2, FullSize, lora_parameters, macs, tagger
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import torch
 
 from osediff_core import restore
 from osediff_core.base.precision import convert
-from osediff_core.embeddings import MOST
+from osediff_core.device.offload import resident
 from osediff_core.errors import OSEDiffError
-from osediff_core.offload import resident
-from osediff_core.restore import encode_prompt
+from osediff_core.pipeline.run import encode_prompt
+from osediff_core.prompt_cache import MOST
 
 
 @pytest.fixture

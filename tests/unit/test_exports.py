@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from osediff_core.base import sd21
 from osediff_core.errors import OSEDiffError
 from osediff_core.lora import fold, lora_delta, unet_targets, vae_targets
-from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint
-from osediff_core.weights.exports import (
+from osediff_core.tools.exports import (
     CONV_IN_BIAS,
     unet_lora,
     vae_name,
@@ -21,6 +20,7 @@ from osediff_core.weights.exports import (
     write_unet_lora,
     write_vae_patch,
 )
+from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint
 
 SET = {"conv_in.weight": "lora_unet_conv_in.set_weight", "conv_in.bias": CONV_IN_BIAS}
 

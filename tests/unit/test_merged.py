@@ -10,7 +10,7 @@ import torch
 from osediff_core import OSEDiff
 from osediff_core.base.marker import MARKER, read_marker
 from osediff_core.errors import OSEDiffError
-from osediff_core.merged import write_merged
+from osediff_core.tools.merged import write_merged
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_a_failure_leaves_nothing(tmp_path, micro, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("osediff_core.merged.write_marker", full)
+    monkeypatch.setattr("osediff_core.tools.merged.write_marker", full)
     with pytest.raises(OSEDiffError, match=r"could not be written.*No space"):
         write_merged(tmp_path / "m", micro / "tiny_sd", micro / "osediff.pkl")
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ import torch
 
 from osediff_core.base.load import load_base
 from osediff_core.base.precision import convert, exact_dtype
-from osediff_core.restore import denoise
+from osediff_core.pipeline.run import denoise
 
 HALVES = [torch.float16, torch.bfloat16]
 

@@ -8,9 +8,17 @@ import torch
 from osediff_core import OSEDiff, restore
 from osediff_core.base.precision import EXACT
 from osediff_core.errors import OSEDiffError
-from osediff_core.finite import finite
+from osediff_core.pipeline.overflow import finite
+from osediff_core.pipeline.run import (
+    decode,
+    denoise,
+    encode,
+    encode_prompt,
+    finish,
+    prepare,
+    tile_and_overlap,
+)
 from osediff_core.resize import resize_bicubic
-from osediff_core.restore import decode, denoise, encode, encode_prompt, finish, prepare, tile_and_overlap
 
 
 def image(*size, batch=1):
@@ -98,7 +106,7 @@ def test_the_automatic_tile_is_as_much_of_the_picture_with_every_vae(reduction, 
 
 
 def test_a_large_picture_is_tiled_by_default_as_it_is_with_the_automatic_tile(model, monkeypatch):
-    monkeypatch.setattr("osediff_core.steps.AUTO_TILE", 3)
+    monkeypatch.setattr("osediff_core.pipeline.steps.AUTO_TILE", 3)
     lq, f = image(8, 16), 8 // model.reduction
     tiles = restore(model, lq, tile=3 * f, overlap=f)
     assert torch.equal(restore(model, lq, overlap=1), tiles)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from osediff_core import OSEDiffError, Tagger
-from osediff_core.cli import main
+from osediff_core.commands.cli import main
 from osediff_core.prompts.ram import expected_shapes, fold_dape, read_config
 from osediff_core.prompts.tag_network import build_network
 from osediff_core.prompts.tagger_file import read_tagger, write_tagger

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from benchmarks.random_tagger import dape_shapes, ram_shapes, write_files
-from osediff_core.cli import main
-from osediff_core.cost import RAM as FULL
+from osediff_core.commands.cli import main
 from osediff_core.prompts.ram import expected_shapes, fold_dape
 from osediff_core.prompts.tagger import Tagger
+from osediff_core.tools.cost import RAM as FULL
 
 
 def test_every_key_of_both_files_is_known():

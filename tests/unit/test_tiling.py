@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.tiling import Box, blending_window, gaussian_window, grid, tile_starts, tiled
+from osediff_core.pipeline.tiling import Box, blending_window, gaussian_window, grid, tile_starts, tiled
 
 
 def test_the_gaussian_is_symmetric_and_positive_and_the_published_one_is_not():

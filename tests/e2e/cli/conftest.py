@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from osediff_core import OSEDiff
-from osediff_core.cli import main
+from osediff_core.commands.cli import main
 
 MICRO = Path(__file__).resolve().parents[2] / "golden_micro"
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from osediff_core import OSEDiff, batch, restore
-from osediff_core.cli import main
+from osediff_core import OSEDiff, restore
+from osediff_core.commands import restore_files as batch
+from osediff_core.commands.cli import main
 from osediff_core.pictures import files
 
 MICRO = Path(__file__).resolve().parents[2] / "golden_micro"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from osediff_core import restore
-from osediff_core.cli import main
+from osediff_core.commands.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -162,7 +162,7 @@ def program(*argv, cwd):
 
 def test_help_and_mistakes_do_not_wait_for_torch():
     code = (
-        "import sys; from osediff_core.cli import main\n"
+        "import sys; from osediff_core.commands.cli import main\n"
         "for argv in (['--help'], ['nowhere', 'x'], ['a', 'b', '--scale', '0']):\n"
         "    try: main(argv)\n"
         "    except SystemExit: pass\n"

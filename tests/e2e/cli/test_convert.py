@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from osediff_core import OSEDiff
 from osediff_core.base.load import read_conv_in
-from osediff_core.cli import main
+from osediff_core.commands.cli import main
+from osediff_core.tools.exports import unet_lora, vae_patch
 from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from osediff_core.weights.exports import unet_lora, vae_patch
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from osediff_core import OSEDiff, restore
-from osediff_core.batch import Settings, restore_file
 from osediff_core.choices import MOST_DETAIL
 from osediff_core.commands.options import restore_parser
+from osediff_core.commands.restore_files import Settings, restore_file
 from osediff_core.pictures.images import read_image
 
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from osediff_core.base.load import read_conv_in
-from osediff_core.cli import main
-from osediff_core.merged import write_merged
+from osediff_core.commands.cli import main
+from osediff_core.tools.exports import write_unet_lora, write_vae_patch
+from osediff_core.tools.merged import write_merged
 from osediff_core.weights.checkpoint import read_checkpoint, write_checkpoint, write_published
-from osediff_core.weights.exports import write_unet_lora, write_vae_patch
 from osediff_core.weights.recognise import CONV_IN, CROSS_ATTENTION, V_SIGN
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from osediff_core import OSEDiffError
-from osediff_core.commands.shares import Outcome, Share, device_of, forget, join, share_of
+from osediff_core.commands.processes import Outcome, Share, device_of, forget, join, share_of
 from osediff_core.pictures.jobs import make_plan
 
 

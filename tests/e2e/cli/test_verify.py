@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from osediff_core.base.load import DEMO_WEIGHTS
-from osediff_core.cli import main
+from osediff_core.commands.cli import main
 from osediff_core.errors import OSEDiffError
-from osediff_core.verify import find_pairs, psnr
+from osediff_core.tools.verify import find_pairs, psnr
 
 FIGURES = ("result", "no_prompt", "spread", "vae", "colour")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from osediff_core.cli import main
+from osediff_core.commands.cli import main
 from osediff_core.model import OSEDiff
 from osediff_core.weights.recognise import CONV_IN, CROSS_ATTENTION, TEXT_2, UNET, V_SIGN, VAE
 
@@ -55,6 +55,6 @@ def test_it_reaches_the_loading(single_file, model, capsys, monkeypatch, argv):
         return model
 
     monkeypatch.setattr(OSEDiff, "from_pretrained", load)
-    monkeypatch.setattr("osediff_core.merged.read_schedule", lambda base: {})
+    monkeypatch.setattr("osediff_core.tools.merged.read_schedule", lambda base: {})
     assert main([*argv.split(), *single_file, "--vocabulary", "words"]) == 0, capsys.readouterr().err
     assert seen == ["words"]

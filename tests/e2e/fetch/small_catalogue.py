@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from types import MappingProxyType
 
-from osediff_core import cli
-from osediff_core.hub import sources
-from osediff_core.hub.sources import OPENRAIL, Mirror, Source, SourceFile
+from osediff_core.commands import cli
+from osediff_core.tools import published as sources
+from osediff_core.tools.published import OPENRAIL, Mirror, Source, SourceFile
 
 MICRO = Path(__file__).resolve().parents[2] / "golden_micro" / "tiny_sd"
 REVISION = "fedcba9876543210fedcba9876543210fedcba98"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from osediff_core.hub.sources import SOURCES
+from osediff_core.tools.published import SOURCES
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent

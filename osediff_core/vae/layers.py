@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import OSEDiffError
-from .attend import attend
-from .kept import Kept, Patch, Source, Sweeper
-from .pieces import Reach, normalize
+from .attention import attend
+from .geometry import Reach, normalize
+from .strips import Kept, Patch, Source, Sweeper
 
 Shape = tuple[int, int, int]  # channels, height, width
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .finite import Check, finite
-from .memory import first_that_fits
-from .model import OSEDiff
-from .room import Room, tiles_at_once
+from ..device.memory import first_that_fits
+from ..model import OSEDiff
+from .overflow import Check, finite
+from .plan import Room, tiles_at_once
 from .tiling import Box, grid, tiled
 
 LEAST_TILE = 32  # latent pixels: below, the UNet's deepest level has fewer than 4 x 4 pixels

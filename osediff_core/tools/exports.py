@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import OSEDiffError
 from ..lora import A, B, lora_delta
-from .checkpoint import Checkpoint, save_tensors
+from ..weights.checkpoint import Checkpoint, save_tensors
 
 UNET_FORMAT, VAE_FORMAT, EXPORT_VERSION = "osediff-comfyui-unet", "osediff-comfyui-vae", 1
 CONV_IN_BIAS = "diffusion_model.input_blocks.0.0.bias.set_weight"

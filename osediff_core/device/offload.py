@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .choices import OFFLOADS
-from .errors import OSEDiffError
+from ..choices import OFFLOADS
+from ..errors import OSEDiffError
 
 
 def check_offload(offload: str) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .color import check_method, to_levels
-from .errors import OSEDiffError
-from .finite import AskLater, Check, finite
-from .inputs import check_detail, check_image, check_prompts
-from .memory import Free, free_memory
-from .model import OSEDiff
-from .resize import target_size
-from .room import Room, check_host, fits_on_device
+from ..color import check_method, to_levels
+from ..device.memory import Free, free_memory
+from ..errors import OSEDiffError
+from ..inputs import check_detail, check_image, check_prompts
+from ..model import OSEDiff
+from ..resize import target_size
+from .overflow import AskLater, Check, finite
+from .plan import Room, check_host, fits_on_device
 from .steps import (
     Bring,
     Progress,

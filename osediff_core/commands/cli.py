@@ -12,7 +12,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import NamedTuple
 
-from .pages import ask_for_huge_pages
+from ..device.huge_pages import ask_for_huge_pages
 
 
 class Command(NamedTuple):
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     ask_for_huge_pages(os.environ)
     if argv and argv[0] in COMMANDS:
-        return import_module(f"{__package__}.commands.{COMMANDS[argv[0]].module}").main(argv[1:])
-    from .commands import restore
+        return import_module(f"{__package__}.{COMMANDS[argv[0]].module}").main(argv[1:])
+    from . import restore
 
     return restore.main(argv, {name: command.what for name, command in COMMANDS.items()})

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import OSEDiffError
-from .pieces import Moments, Reach, Window, cut
+from .geometry import Moments, Reach, Window, cut
 
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import OSEDiffError
-from .memory import is_out_of_memory, release, upload
+from ..device.memory import is_out_of_memory, release, upload
+from ..errors import OSEDiffError
 
 VARIANCE = 0.01  # of the Gaussian window, in tile sides squared: the published one
 

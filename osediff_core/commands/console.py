@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .errors import OSEDiffError
+from ..errors import OSEDiffError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -58,7 +58,7 @@ def answer(work: Callable[[], int], quiet: bool = False) -> int:
 @contextmanager
 def messages(quiet: bool) -> Iterator[None]:
     """Show the core's own notes, and keep the libraries' chatter off the screen."""
-    logger, handler = logging.getLogger(__package__), _Stderr()
+    logger, handler = logging.getLogger("osediff_core"), _Stderr()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.ERROR if quiet else logging.INFO)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import OSEDiffError
 from . import download
-from .sources import Mirror, Source, SourceFile
+from .published import Mirror, Source, SourceFile
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .color import match_color
-from .errors import OSEDiffError
-from .finite import Check, finite
-from .inputs import check_detail, check_embeds, check_image, check_texts
-from .memory import upload
-from .model import OSEDiff
-from .offload import resident
-from .resize import crop, pad_to_multiple, resize_bicubic, target_size
-from .room import AUTO, Room, check_host, decode_latent, encode_image
+from ..color import match_color
+from ..device.memory import upload
+from ..device.offload import resident
+from ..errors import OSEDiffError
+from ..inputs import check_detail, check_embeds, check_image, check_texts
+from ..model import OSEDiff
+from ..resize import crop, pad_to_multiple, resize_bicubic, target_size
+from .overflow import Check, finite
+from .plan import AUTO, Room, check_host, decode_latent, encode_image
 from .tiling import grid
 from .unet_tiles import predict_noise_in_tiles
 

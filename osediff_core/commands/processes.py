@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..console import DONE, FAILED, note, say
 from ..errors import OSEDiffError
 from ..pictures.files import write_whole
 from ..pictures.jobs import Plan
+from .console import DONE, FAILED, note, say
 
 PARTS = ".osediff-parts-of-"  # hidden, so that no later run takes it for pictures
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .errors import OSEDiffError
-from .memory import Free, first_that_fits, free_memory, gigabytes
-from .model import OSEDiff
-from .vae.exact import (
+from ..device.memory import Free, first_that_fits, free_memory, gigabytes
+from ..errors import OSEDiffError
+from ..model import OSEDiff
+from ..vae.exact import (
     LEAST_PIECE,
     PIECE,
     Place,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .base.load import read_schedule
-from .base.marker import write_marker
-from .errors import OSEDiffError
-from .model import OSEDiff
-from .weights.checkpoint import Checkpoint, read_checkpoint
+from ..base.load import read_schedule
+from ..base.marker import write_marker
+from ..errors import OSEDiffError
+from ..model import OSEDiff
+from ..weights.checkpoint import Checkpoint, read_checkpoint
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .base.precision import convert
-from .errors import OSEDiffError
+from ..base.precision import convert
+from ..errors import OSEDiffError
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .kept import Kept, Patch, Source, Sweeper
-from .pieces import normalize, spans
+from .geometry import normalize, spans
+from .strips import Kept, Patch, Source, Sweeper
 
 KEYS_BYTES = 2**28  # keys and values up to this size lie on the device; beyond, they are made again and again
 SCORES_BYTES = 2**28  # of the scores at once: kernels that do without them do not take a head of 512

@@ -17,8 +17,8 @@ from types import ModuleType
 from typing import cast
 
 from ..errors import OSEDiffError
-from .hashes import Hashes, file_hashes
-from .sources import Mirror, SourceFile
+from ..weights.hashes import Hashes, file_hashes
+from .published import Mirror, SourceFile
 
 SHA256, GIT_BLOB = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 

@@ -14,15 +14,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .errors import OSEDiffError
-from .memory import is_out_of_memory
-from .model import OSEDiff
-from .pictures.files import check_target
-from .pictures.images import Picture, read_image, write_image
-from .pictures.jobs import Job
-from .prompts.text import PromptSource, cut_prompt, plain_text, token_counter
-from .resize import resize_alpha, target_size
-from .restore import Progress, restore
+from ..device.memory import is_out_of_memory
+from ..errors import OSEDiffError
+from ..model import OSEDiff
+from ..pictures.files import check_target
+from ..pictures.images import Picture, read_image, write_image
+from ..pictures.jobs import Job
+from ..pipeline.run import Progress, restore
+from ..prompts.text import PromptSource, cut_prompt, plain_text, token_counter
+from ..resize import resize_alpha, target_size
 
 Result = TypeVar("Result")
 

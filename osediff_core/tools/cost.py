@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .base import sd21
-from .lora import unet_targets, vae_targets
-from .prompts.ram import TagConfig
+from ..base import sd21
+from ..lora import unet_targets, vae_targets
+from ..prompts.ram import TagConfig
 
 RAM = TagConfig(
     embed=192,
@@ -122,7 +122,7 @@ def tagger() -> Part:
     """Count RAM's tagging network with DAPE folded in, which looks at 384x384 pixels whatever the picture."""
     from transformers import SwinConfig, SwinModel
 
-    from .prompts.tag_network import TagNetwork
+    from ..prompts.tag_network import TagNetwork
 
     config = SwinConfig(
         image_size=RAM.image_size,

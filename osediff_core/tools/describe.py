@@ -11,21 +11,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .base.folder import FOLDERS, scheduler_config
-from .base.load import find_parts, locate, read_conv_in
-from .base.marker import read_marker
-from .base.network import empty_network
-from .base.single_file import single_file_parts
-from .errors import OSEDiffError
-from .hub.cache import is_hub_id
-from .lora import A, B, check_fit, lora_delta
-from .prompts.ram import HEAD, SWIN
-from .prompts.tagger_file import FORMAT as TAGGER_FORMAT
-from .prompts.tagger_file import read_tagger
-from .weights import exports
-from .weights.checkpoint import FORMAT, Checkpoint, read_checkpoint
-from .weights.recognise import SD2, name_of, name_of_config
-from .weights.tensorfile import TensorFile
+from ..base.folder import FOLDERS, scheduler_config
+from ..base.hub_cache import is_hub_id
+from ..base.load import find_parts, locate, read_conv_in
+from ..base.marker import read_marker
+from ..base.network import empty_network
+from ..base.single_file import single_file_parts
+from ..errors import OSEDiffError
+from ..lora import A, B, check_fit, lora_delta
+from ..prompts.ram import HEAD, SWIN
+from ..prompts.tagger_file import FORMAT as TAGGER_FORMAT
+from ..prompts.tagger_file import read_tagger
+from ..weights.checkpoint import FORMAT, Checkpoint, read_checkpoint
+from ..weights.recognise import SD2, name_of, name_of_config
+from ..weights.tensorfile import TensorFile
+from . import exports
 
 BASE_SD21 = "Stable Diffusion 2 for 512 px (2.1-base or 2-base, which are shaped alike), a base for OSEDiff"
 NOT_SAID = "not said in the file"

@@ -17,16 +17,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .color import match_color, to_levels
-from .errors import OSEDiffError
-from .hub.hashes import file_hashes
-from .hub.sources import SOURCES
-from .model import OSEDiff
-from .pictures.images import read_image
-from .pictures.jobs import PICTURES
-from .prompts.text import PromptSource
-from .resize import crop, pad_to_multiple
-from .restore import decode, denoise, encode, encode_prompt, finish, prepare
+from ..color import match_color, to_levels
+from ..errors import OSEDiffError
+from ..model import OSEDiff
+from ..pictures.images import read_image
+from ..pictures.jobs import PICTURES
+from ..pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
+from ..prompts.text import PromptSource
+from ..resize import crop, pad_to_multiple
+from ..weights.hashes import file_hashes
+from .published import SOURCES
 
 INPUT_ENDINGS, OUTPUT_ENDINGS = ("_lr", "_lq"), ("_published", "_sr")
 WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pkl", ".pth", ".pt")

@@ -1,0 +1,1 @@
+"""The trip of a picture: plan once, then prepare, encode, denoise, decode, finish."""

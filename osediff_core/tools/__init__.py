@@ -1,0 +1,1 @@
+"""What nobody restoring a picture needs: getting, converting, describing, counting and comparing models."""
