@@ -18,7 +18,9 @@ from torch import Tensor
 
 from osediff_core import OSEDiff
 from osediff_core.pictures.images import write_image
+from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
+from osediff_core.pipeline.runtime import Runtime
 from train.evaluate import Pair, bicubic, degraded_pairs, measure, quantise
 from train.heldout import heldout_crops
 from train.metrics import psnr_y
@@ -29,10 +31,12 @@ SCALE = 4
 
 def one_step(model: OSEDiff, lq: Tensor, blend: float = 1.0) -> Tensor:
     """Restore uint8 (1, 3, h, w), the latent blended: (1, 3, 4h, 4w) in [0, 1]."""
-    x, size = prepare(lq, SCALE, model.reduction)
-    z_lq = encode(model, x)  # (1, C, h, w)
-    z_hq = denoise(model, z_lq, encode_prompt(model, [""]))  # (1, C, h, w)
-    return finish(decode(model, torch.lerp(z_lq, z_hq, blend)), x, size)
+    runtime = Runtime()
+    plan = make_plan(model, *lq.shape[-2:], scale=SCALE, runtime=runtime)
+    x = prepare(lq, plan)
+    z_lq = encode(model, x, plan, runtime)  # (1, C, h, w)
+    z_hq = denoise(model, z_lq, encode_prompt(model, [""], runtime), plan, runtime)  # (1, C, h, w)
+    return finish(decode(model, torch.lerp(z_lq, z_hq, blend), plan, runtime), x, plan.size)
 
 
 def _kept(done: list[Tensor], model: OSEDiff, blend: float, lq: Tensor) -> Tensor:

@@ -27,7 +27,9 @@ import torch
 from benchmarks.random_base import random_checkpoint, write_folder, write_single_file, write_vocabulary
 from benchmarks.random_tagger import write_files
 from osediff_core import OSEDiff, Tagger
+from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
+from osediff_core.pipeline.runtime import Runtime
 from osediff_core.prompts.tagger_file import read_tagger, write_tagger
 from osediff_core.weights.checkpoint import write_published
 
@@ -112,7 +114,6 @@ def build(form: str, folder: Path) -> Path:
 def measure(path: Path, dtype: str) -> Found:
     """Load a base, and the checkpoint, RAM and DAPE beside it, and restore a picture by tags."""
     parts = Parts()
-    import diffusers.models  # noqa: F401
     import transformers  # noqa: F401
 
     weights, vocabulary = path.with_name("osediff.pkl"), path.with_name("vocabulary")
@@ -124,11 +125,13 @@ def measure(path: Path, dtype: str) -> Found:
     tagger = parts.run(TAGGER, lambda: Tagger.from_pretrained(ram, dape, **options))
     lq = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     prompts = parts.run("tags", lambda: tagger(lq))
-    x, size = prepare(lq, 4, model.reduction)
-    embeds = parts.run("prompt", lambda: encode_prompt(model, prompts))
-    z_lq = parts.run("encode", lambda: encode(model, x))
-    z_hq = parts.run("denoise", lambda: denoise(model, z_lq, embeds))
-    sr = parts.run("decode", lambda: decode(model, z_hq))
+    runtime = Runtime()
+    plan = make_plan(model, *lq.shape[-2:], scale=4, runtime=runtime)
+    x, size = prepare(lq, plan), plan.size
+    embeds = parts.run("prompt", lambda: encode_prompt(model, prompts, runtime))
+    z_lq = parts.run("encode", lambda: encode(model, x, plan, runtime))
+    z_hq = parts.run("denoise", lambda: denoise(model, z_lq, embeds, plan, runtime))
+    sr = parts.run("decode", lambda: decode(model, z_hq, plan, runtime))
     sr = parts.run("finish", lambda: finish(sr, x, size))
     if sr.shape != (1, 3, 512, 512) or not sr.isfinite().all():
         raise SystemExit(f"the result is {tuple(sr.shape)}, finite: {bool(sr.isfinite().all())}")

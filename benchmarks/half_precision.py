@@ -23,13 +23,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from osediff_core import OSEDiff
 from osediff_core.base.precision import EXACT
 from osediff_core.pictures.images import read_image
+from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import prepare
+from osediff_core.pipeline.runtime import Runtime
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "coffee_lq.png"
 HALVES = (torch.float16, torch.bfloat16)
@@ -106,7 +109,7 @@ def compare(options: Mapping[str, Any], lq: Tensor) -> list[Row]:
     """Restore `lq` (1, 3, H, W) in every way; options: for `OSEDiff.from_pretrained`, without dtype."""
     halves = {dtype: _half(OSEDiff.from_pretrained(dtype=dtype, **options), lq) for dtype in HALVES}
     model = OSEDiff.from_pretrained(dtype=torch.float32, **options)
-    x, _ = prepare(lq, 4, model.reduction)  # (1, 3, H, W)
+    x = prepare(lq, make_plan(model, *lq.shape[-2:], scale=4, runtime=Runtime()))  # (1, 3, H, W)
     embeds = model.encode_prompt([""])  # (1, L, D)
 
     def exactly(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +131,7 @@ def _half(model: OSEDiff, lq: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, T
     """Return the latent z_lq that a half-precision model makes of `lq`, and by choice x0 and the picture."""
     seen: list[Tensor] = []
     with arithmetic(model.dtype, model.device):
-        x, _ = prepare(lq, 4, model.reduction)  # (1, 3, H, W)
+        x = prepare(lq, make_plan(model, *lq.shape[-2:], scale=4, runtime=Runtime()))  # (1, 3, H, W)
         z = model.encode(x)  # (1, C, h, w)
         embeds = model.encode_prompt([""])  # (1, L, D)
         hook = model.unet.conv_norm_out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -151,7 +154,11 @@ def end_of_unet(unet: nn.Module, hidden: Tensor, choice: Choice) -> Tensor:
         if name not in choice.layers:
             layer.to(hidden.dtype)
         assert layer.weight.dtype == (torch.float32 if name in choice.layers else hidden.dtype)
-    return ends["conv_out"](unet.conv_act(ends["conv_norm_out"](hidden)))
+
+    def through(name: str, x: Tensor) -> Tensor:
+        return ends[name](x.to(ends[name].weight.dtype))
+
+    return through("conv_out", F.silu(through("conv_norm_out", hidden)))
 
 
 def _rounded_step(model: OSEDiff, z: Tensor, eps: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from osediff_core.tools.merged import write_merged
 
 def load(base: Path, weights: Path | None) -> dict[str, float]:
     """Load a model; returns seconds of the processor and of the clock, and GiB of its own memory at most."""
-    import diffusers.models  # noqa: F401
     import transformers  # noqa: F401
 
     memory, before, begun = Memory(), resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()

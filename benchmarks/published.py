@@ -9,12 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gaussian import gaussian_window
 from benchmarks.published_hook import run_hook
 from osediff_core import OSEDiff
 from osediff_core.color import match_color
 from osediff_core.lora import A, B
+from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import decode
-from osediff_core.pipeline.tiling import gaussian_window, grid
+from osediff_core.pipeline.runtime import Runtime
+from osediff_core.pipeline.unet_tiles import grid
 from osediff_core.weights.checkpoint import Checkpoint
 
 TILE, OVERLAP = 96, 32
@@ -29,6 +32,7 @@ class Adapted(nn.Module):
         """Take the layer and its tensors: a (r, in, ...), b (out, r, ...)."""
         super().__init__()
         self.layer, self.scale = layer, scale
+        self.out_channels = layer.weight.shape[0]
         if isinstance(layer, nn.Linear):
             self.down = nn.Linear(a.shape[1], a.shape[0], bias=False)
             self.up = nn.Linear(b.shape[1], b.shape[0], bias=False)
@@ -75,7 +79,7 @@ def predict_noise_by_tiles(model: OSEDiff, z: Tensor, embeds: Tensor) -> Tensor:
     boxes = grid(z.shape[-2], z.shape[-1], TILE, OVERLAP)
     if len(boxes) == 1:
         return model.predict_noise(z, embeds).float()
-    window = gaussian_window(boxes[0].height, boxes[0].width, window="published").float().to(z.device)
+    window = gaussian_window(boxes[0].height, boxes[0].width).float().to(z.device)
     total, weight = torch.zeros_like(z, dtype=torch.float32), torch.zeros_like(z, dtype=torch.float32)
     for box in boxes:
         here = (..., slice(box.y, box.y + box.height), slice(box.x, box.x + box.width))
@@ -92,17 +96,19 @@ def restore_published(model: OSEDiff, x: Tensor, embeds: Tensor, exact: bool = F
     """
     z = model.encode(x) if exact else encode_hooked(model, x)  # (1, C, h, w)
     z_hq = model.predict_x0(z, predict_noise_by_tiles(model, z, embeds))  # (1, C, h, w)
-    sr = decode(model, z_hq) if exact else decode_hooked(model, z_hq)  # (1, 3, H, W)
+    runtime = Runtime()
+    plan = make_plan(model, *x.shape[-2:], runtime=runtime)
+    sr = decode(model, z_hq, plan, runtime) if exact else decode_hooked(model, z_hq)  # (1, 3, H, W)
     return match_color(sr, x, "adain")
 
 
 def encode_hooked(model: OSEDiff, x: Tensor) -> Tensor:
     """Return the scaled latent of (1, 3, H, W) in [0, 1], (1, C, h, w), in the published pieces."""
-    moments = run_hook(model.vae, (x * 2 - 1).to(model.vae.dtype), "encode", ENCODER_TILE)  # (1, 2 C, h, w)
+    moments = run_hook(model.vae, (x * 2 - 1).to(model.dtype), "encode", ENCODER_TILE)  # (1, 2 C, h, w)
     return moments.chunk(2, 1)[0] * model.scaling_factor
 
 
 def decode_hooked(model: OSEDiff, z: Tensor) -> Tensor:
     """Return the image of a scaled latent (1, C, h, w), (1, 3, H, W) in [0, 1], in the published pieces."""
-    image = run_hook(model.vae, (z / model.scaling_factor).to(model.vae.dtype), "decode", DECODER_TILE)
+    image = run_hook(model.vae, (z / model.scaling_factor).to(model.dtype), "decode", DECODER_TILE)
     return (image.float() / 2 + 0.5).clamp(0, 1)

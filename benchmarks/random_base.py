@@ -1,7 +1,7 @@
 """A base with random weights in every form that users have: folder, single file, .ckpt.
 
 The names of a single file are those of the original training code, written down here the other way round than
-diffusers converts them, so that loading one tests both.
+the loader converts them, so that loading one tests both.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from osediff_core.base import sd21
 from osediff_core.base.vocabulary import END, SIZE, START, byte_letters
 from osediff_core.lora import unet_targets, vae_targets
+from osediff_core.network.config import UNetConfig, VAEConfig, read_config
+from osediff_core.network.unet import UNet
+from osediff_core.network.vae import VAE
 from osediff_core.weights.checkpoint import Checkpoint
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -75,19 +78,19 @@ LAST_LAYER = 23  # of OpenCLIP's ViT-H, which Stable Diffusion 2 leaves out
 
 def empty(part: str, config: Mapping[str, Any] | None = None) -> nn.Module:
     """Return a network on the meta device, full size unless a config is given."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CONFIGS[part] if config is None else config
     with torch.device("meta"):
         if part == "text_encoder":
             return CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
-        kind = UNet2DConditionModel if part == "unet" else AutoencoderKL
-        return kind.from_config(dict(config))
+        if part == "unet":
+            return UNet(read_config(UNetConfig, config))
+        return VAE(read_config(VAEConfig, config))
 
 
 def random_weights(part: str, dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor]:
-    """Return full-size weights under diffusers' and transformers' names, of a size that keeps values finite.
+    """Return full-size weights under the names of diffusers folders, of a size that keeps values finite.
 
     Norms are the identity; the rest is normal with variance 1 / fan-in, cut out of one row of numbers.
     """

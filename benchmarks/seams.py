@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from osediff_core import OSEDiff, restore
-from osediff_core.pipeline.tiling import Box, grid
+from osediff_core.pipeline.unet_tiles import Box, grid
 
 LEVEL = 1 / 255
 MARGIN = 16  # image pixels at the picture's own edge, where convolutions see zeros

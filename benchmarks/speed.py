@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,8 +31,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.full_size import Memory, build
 from benchmarks.published import publish, restore_published
+from benchmarks.reference import as_diffusers
 from osediff_core import OSEDiff
+from osediff_core.color import match_color
+from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import decode, encode_prompt, prepare, restore
+from osediff_core.pipeline.runtime import Runtime
 from osediff_core.weights.checkpoint import read_checkpoint
 
 SIZES = ("512x512", "1024x1024", "2048x2048", "3840x2160")
@@ -72,21 +77,36 @@ def runner(setting: Setting, base: Path) -> Callable[[Tensor], Tensor]:
     options = {"dtype": setting.dtype, "device": setting.device, "vocabulary": vocabulary}
     if not setting.way.startswith("published"):
         model = OSEDiff.from_pretrained(base, weights, **options)
-        if setting.way == "diffusers tiling":
-            model.vae.enable_tiling()
-            return lambda lq: restore(model, lq, tile="off", vae="whole")
-        return lambda lq: restore(model, lq)
+        return tiled_by_diffusers(model) if setting.way == "diffusers tiling" else partial(restore, model)
     model = OSEDiff.from_pretrained(base, None, **options)
     publish(model, read_checkpoint(weights))
     exact = setting.way == "published, exact VAE"
-    embeds = encode_prompt(model, [""])  # (1, L, D)
+    embeds = encode_prompt(model, [""], Runtime())  # (1, L, D)
 
     def one_by_one(lq: Tensor) -> Tensor:
-        x, _ = prepare(lq, 4, model.reduction)
+        x = prepare(lq, make_plan(model, *lq.shape[-2:], scale=4, runtime=Runtime()))
         images = (image.to(setting.device) for image in x.split(1))
         return torch.cat([restore_published(model, image, embeds, exact) for image in images])
 
     return one_by_one
+
+
+def tiled_by_diffusers(model: OSEDiff) -> Callable[[Tensor], Tensor]:
+    """Return what restores a batch with the UNet whole and the VAE as diffusers tiles it."""
+    vae = as_diffusers(model.vae)
+    vae.enable_tiling()
+    embeds = encode_prompt(model, [""], Runtime())  # (1, L, D)
+
+    @torch.no_grad()
+    def run(lq: Tensor) -> Tensor:
+        x = prepare(lq, make_plan(model, *lq.shape[-2:], scale=4, runtime=Runtime()))
+        x = x.to(model.device)  # (B, 3, H, W)
+        z = model.scaled(vae.encode((x * 2 - 1).to(model.dtype)).latent_dist.parameters)  # (B, C, h, w)
+        z_hq = model.predict_x0(z, model.predict_noise(z, embeds))  # (B, C, h, w)
+        image = vae.decode((z_hq / model.scaling_factor).to(model.dtype)).sample.float()  # (B, 3, H, W)
+        return match_color((image / 2 + 0.5).clamp(0, 1), x, "adain")
+
+    return run
 
 
 def matrix_peak(device: str, dtype: torch.dtype) -> float:
@@ -143,7 +163,8 @@ def decode_only(base: Path, device: str, dtype: str) -> dict[str, float]:
     z = torch.randn(1, 4, 256, 256, generator=torch.Generator().manual_seed(0))
     start = time.perf_counter()
     with FlopCounterMode(display=False) as counter:
-        decode(model, z)
+        runtime = Runtime()
+        decode(model, z, make_plan(model, 2048, 2048, runtime=runtime), runtime)
     return {"cold": time.perf_counter() - start, "peak": memory.own, "macs": counter.get_total_flops() / 2e12}
 
 

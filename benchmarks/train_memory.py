@@ -37,6 +37,9 @@ from osediff_core import OSEDiff
 from osediff_core.base import sd21
 from osediff_core.diffusion import alphas_cumprod
 from osediff_core.lora import unet_targets, vae_targets
+from osediff_core.network.config import UNetConfig, VAEConfig, read_config
+from osediff_core.network.unet import UNet
+from osediff_core.network.vae import VAE
 from train.config import LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from train.draws import Draws, draw
 from train.losses import critic_loss, guided, vsd_loss
@@ -66,11 +69,10 @@ def random_part(make: Callable[[], nn.Module], device: str) -> nn.Module:
 
 def full_size(device: str, with_text: bool) -> OSEDiff:
     """Stable Diffusion 2.1-base with random weights; its text encoder idles, for prompts are random too."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    unet = random_part(lambda: UNet2DConditionModel(**sd21.UNET), device)
-    vae = random_part(lambda: AutoencoderKL(**sd21.VAE), device)
+    unet = random_part(lambda: UNet(read_config(UNetConfig, sd21.UNET)), device)
+    vae = random_part(lambda: VAE(read_config(VAEConfig, sd21.VAE)), device)
     text: nn.Module = nn.Identity()
     if with_text:
         text = random_part(lambda: CLIPTextModel(CLIPTextConfig(**sd21.TEXT_ENCODER)), device)
@@ -127,13 +129,13 @@ class Copies:
         optimizer.zero_grad(set_to_none=True)
 
     def _critic(self, prompt: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        return lambda z, t: self.critic(z, t, encoder_hidden_states=prompt.expand(len(z), -1, -1)).sample
+        return lambda z, t: self.critic(z, t, prompt.expand(len(z), -1, -1))
 
     def _teacher(self, prompt: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         def predict(z: Tensor, t: Tensor) -> Tensor:
             both = prompt.to(self.dtype).expand(2 * len(z), -1, -1)
             z = z.to(self.dtype).repeat(2, 1, 1, 1)
-            eps = self.teacher(z, t.repeat(2), encoder_hidden_states=both).sample.float()
+            eps = self.teacher(z, t.repeat(2), both).float()
             eps_negative, eps_prompt = eps.chunk(2)
             return guided(eps_negative, eps_prompt, 7.5)
 

@@ -19,24 +19,24 @@ from pathlib import Path
 
 import torch
 from published_hook import run_hook
-from torch import Tensor, nn
+from reference import as_diffusers
+from torch import Tensor
 
-from osediff_core.vae.exact import PIECE, decode_in_pieces, decode_memory, encode_in_pieces, encode_memory
+from osediff_core.base import sd21
+from osediff_core.network.config import VAEConfig, read_config
+from osediff_core.network.vae import VAE
+from osediff_core.vae.exact import decode_in_pieces, encode_in_pieces
+from osediff_core.vae.memory import PIECE, decode_bytes, encode_bytes
 
 METHODS = ("whole", "exact pieces", "published pieces", "diffusers tiling")
 PUBLISHED = {"encode": 1024, "decode": 224}  # image pixels, latent pixels
 GIB = 2**30
 
 
-def make_vae() -> nn.Module:
+def make_vae() -> VAE:
     """Build the VAE of Stable Diffusion with seeded random weights."""
-    from diffusers import AutoencoderKL
-
     torch.manual_seed(0)
-    widths = (128, 256, 512, 512)
-    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    vae = AutoencoderKL(block_out_channels=widths, layers_per_block=2, sample_size=512, **kinds)
-    return vae.eval().requires_grad_(False)
+    return VAE(read_config(VAEConfig, sd21.VAE)).eval().requires_grad_(False)
 
 
 def make_input(way: str, height: int, width: int) -> Tensor:
@@ -49,15 +49,17 @@ def make_input(way: str, height: int, width: int) -> Tensor:
     return noise + slope if way == "decode" else (0.3 * noise + 0.6 * slope).clamp(-1, 1)
 
 
-def compute(vae: nn.Module, x: Tensor, way: str, method: str, piece: int, published: int | None) -> Tensor:
+def compute(vae: VAE, x: Tensor, way: str, method: str, piece: int, published: int | None) -> Tensor:
     """Run one method."""
     if method == "exact pieces":
         return (encode_in_pieces if way == "encode" else decode_in_pieces)(vae, x, piece=piece)
     if method == "published pieces":
         return run_hook(vae, x, way, published or PUBLISHED[way])
     if method == "diffusers tiling":
-        vae.enable_tiling()
-    return vae.encode(x).latent_dist.parameters if way == "encode" else vae.decode(x).sample
+        theirs = as_diffusers(vae)
+        theirs.enable_tiling()
+        return theirs.encode(x).latent_dist.parameters if way == "encode" else theirs.decode(x).sample
+    return vae.encode(x) if way == "encode" else vae.decode(x)
 
 
 def resident(field: str) -> int:
@@ -105,7 +107,7 @@ def promised(way: str, height: int, width: int, piece: int) -> str:
     """What the estimate says for the pieces: (working, kept) in GiB."""
     with torch.device("meta"):
         vae = make_vae()
-    memory = encode_memory if way == "encode" else decode_memory
+    memory = encode_bytes if way == "encode" else decode_bytes
     working, kept = memory(vae, height, width, piece, Path())
     two = 2 * (128 if way == "encode" else 256) * height * width * 4
     return (

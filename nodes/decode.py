@@ -10,15 +10,16 @@ from torch import Tensor
 
 from ..osediff_core.choices import COLORS
 from ..osediff_core.errors import OSEDiffError
-from ..osediff_core.pipeline.plan import Room
+from ..osediff_core.pipeline.plan import make_plan
 from ..osediff_core.pipeline.run import decode, finish
 from ..osediff_core.resize import resize_alpha, resize_bicubic
 from .checks import one_of
 from .encode import CATEGORY
 from .images import join_image, split_image
 from .latents import pads_to, true_size, unpack_latent
-from .managed import ManagedModel, ModelType, free_memory
-from .progress import progress_bar, say
+from .managed import ManagedModel, ModelType
+from .progress import say
+from .runtime import ComfyRuntime
 
 
 def color_input() -> io.Combo.Input:
@@ -74,8 +75,10 @@ class OSEDiffDecode(io.ComfyNode):
         colours, alpha = fit_reference(reference, size, len(z))
         if colours is None and color != "none":
             note += "\ncolours as the model made them: no reference is connected"
-        loaded = model.bring("decode", *(side * model.idle.reduction for side in z.shape[-2:]))
-        sr = decode(loaded, z, progress_bar(), Room(free=free_memory))  # (B, 3, h * f, w * f)
+        runtime, padded = ComfyRuntime(model), [side * model.idle.reduction for side in z.shape[-2:]]
+        plan = make_plan(model.idle, *padded, count=len(z), runtime=runtime)
+        plan.check()
+        sr = decode(model.idle, z, plan, runtime)  # (B, 3, h * f, w * f)
         image = finish(sr, sr, size, "none") if colours is None else finish(sr, colours, size, color)
         say(cls.hidden.unique_id, note)
         return io.NodeOutput(join_image(image, alpha), ui=ui.PreviewText(note))
@@ -87,8 +90,9 @@ def choose_size(
     """(height, width) of the result and a line that says so: the latent's, the reference's, or padded."""
     padded = (z.shape[-2] * reduction, z.shape[-1] * reduction)
     size = true_size(latent, padded, reduction)
-    if size is None and reference is not None and pads_to(tuple(reference.shape[1:3]), padded, reduction):
-        size = (reference.shape[1], reference.shape[2])
+    theirs = padded if reference is None else (reference.shape[1], reference.shape[2])
+    if size is None and reference is not None and pads_to(theirs, padded, reduction):
+        size = theirs
     if size is not None:
         return size, f"{size[1]} × {size[0]}"
     return padded, (

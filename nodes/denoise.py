@@ -7,14 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..osediff_core.choices import MOST_DETAIL
-from ..osediff_core.pipeline.plan import Room
-from ..osediff_core.pipeline.run import denoise, tile_and_overlap
-from ..osediff_core.pipeline.tiling import grid
+from ..osediff_core.pipeline.plan import make_plan, tile_and_overlap
+from ..osediff_core.pipeline.run import denoise
 from .checks import one_of
 from .encode import CATEGORY
 from .latents import pack_latent, prompt_embeds, unpack_latent
-from .managed import ManagedModel, ModelType, free_memory
-from .progress import progress_bar
+from .managed import ManagedModel, ModelType
+from .runtime import ComfyRuntime
 
 TILES = ("auto", "off", "48", "64", "96", "128", "192", "256")
 
@@ -107,18 +106,8 @@ class OSEDiffDenoise(io.ComfyNode):
         """LATENT (B, C, h, w), with whatever else the incoming one carried."""
         z_lq = unpack_latent(model.idle, latent)  # (B, C, h, w)
         embeds = prompt_embeds(model, conditioning)  # (1 or B, L, D)
-        height, width = z_lq.shape[-2:]
-        f = model.idle.reduction
-        first = grid(height, width, *tile_and_overlap(tile_value(tile), overlap, f))[0]
-        loaded = model.bring("denoise", first.height * f, first.width * f)
-        z_hq = denoise(
-            loaded,
-            z_lq,
-            embeds,
-            tile_value(tile),
-            overlap,
-            progress_bar(),
-            detail=detail,
-            room=Room(free=free_memory),
-        )  # (B, C, h, w)
-        return io.NodeOutput({**latent, "samples": pack_latent(loaded, z_hq)})
+        runtime, f = ComfyRuntime(model), model.idle.reduction
+        size = [side * f for side in z_lq.shape[-2:]]
+        plan = make_plan(model.idle, *size, runtime=runtime, tile=tile_value(tile), overlap=overlap)
+        z_hq = denoise(model.idle, z_lq, embeds, plan, runtime, detail)  # (B, C, h, w)
+        return io.NodeOutput({**latent, "samples": pack_latent(model.idle, z_hq)})

@@ -6,14 +6,15 @@ from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..osediff_core.pipeline.plan import Room
+from ..osediff_core.inputs import check_image
+from ..osediff_core.pipeline.plan import make_plan
 from ..osediff_core.pipeline.run import encode, encode_prompt, prepare
 from ..osediff_core.prompts.text import split_prompts
 from ..osediff_core.resize import crop, resize_alpha
 from .images import join_image, split_image
 from .latents import SIZE_KEY, pack_latent
-from .managed import ManagedModel, ModelType, free_memory
-from .progress import progress_bar
+from .managed import ManagedModel, ModelType
+from .runtime import ComfyRuntime
 
 CATEGORY = "OSEDiff/steps"
 SCALE_TIP = "How many times larger the result is: exactly width and height times the scale, rounded."
@@ -59,7 +60,7 @@ class OSEDiffTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, model: ManagedModel, prompt: str) -> io.NodeOutput:
         """(1, L, D) in a CONDITIONING, or one for each of several prompts."""
-        embeds = encode_prompt(model.idle, split_prompts(prompt), model.bring)  # (1 or B, L, D)
+        embeds = encode_prompt(model.idle, split_prompts(prompt), ComfyRuntime(model))  # (1 or B, L, D)
         return io.NodeOutput([[embeds.to(model_management.intermediate_device()), {}]])
 
 
@@ -97,9 +98,12 @@ class OSEDiffLQEncode(io.ComfyNode):
     def execute(cls, model: ManagedModel, image: Tensor, scale: float) -> io.NodeOutput:
         """LATENT (B, C, h, w) with the true size beside it, and IMAGE (B, H, W, 3 or 4)."""
         colours, alpha = split_image(image)
-        padded, size = prepare(colours, scale, model.idle.reduction)  # (B, 3, h * f, w * f)
-        loaded = model.bring("encode", *padded.shape[-2:])
-        z = encode(loaded, padded, progress_bar(), Room(free=free_memory))  # (B, C, h, w)
-        latent = {"samples": pack_latent(loaded, z), SIZE_KEY: size}
-        alpha = None if alpha is None else resize_alpha(alpha, size)
-        return io.NodeOutput(latent, join_image(crop(padded, size), alpha))
+        check_image(colours)
+        runtime, count = ComfyRuntime(model), len(colours)
+        plan = make_plan(model.idle, *colours.shape[-2:], count=count, scale=scale, runtime=runtime)
+        plan.check()
+        padded = prepare(colours, plan)  # (B, 3, h * f, w * f)
+        z = encode(model.idle, padded, plan, runtime)  # (B, C, h, w)
+        latent = {"samples": pack_latent(model.idle, z), SIZE_KEY: plan.size}
+        alpha = None if alpha is None else resize_alpha(alpha, plan.size)
+        return io.NodeOutput(latent, join_image(crop(padded, plan.size), alpha))

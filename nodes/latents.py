@@ -11,6 +11,7 @@ from ..osediff_core import OSEDiff
 from ..osediff_core.errors import OSEDiffError
 from ..osediff_core.pipeline.run import encode_prompt
 from .managed import ManagedModel
+from .runtime import ComfyRuntime
 
 SIZE_KEY = "osediff_size"  # (height, width) of the image without padding
 
@@ -49,7 +50,7 @@ def pads_to(size: tuple[int, int], decoded: tuple[int, int], reduction: int) -> 
 def prompt_embeds(model: ManagedModel, conditioning: list[Any] | None) -> Tensor:
     """(B, L, D) from a CONDITIONING or the empty prompt; raises OSEDiffError where it does not fit."""
     if conditioning is None:
-        return encode_prompt(model.idle, [""], model.bring)
+        return encode_prompt(model.idle, [""], ComfyRuntime(model))
     if len(conditioning) != 1:
         raise OSEDiffError(
             f"expected one prompt, got a CONDITIONING of {len(conditioning)}: OSEDiff takes one step with "

@@ -10,11 +10,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..osediff_core.choices import DTYPES
-from ..osediff_core.pipeline.plan import CONVOLUTION, unet_memory
-from ..osediff_core.vae.exact import decode_memory, encode_memory
 
 if TYPE_CHECKING:
     from ..osediff_core import OSEDiff
+    from ..osediff_core.model import Part
 
 ModelType = io.Custom("OSEDIFF_MODEL")
 
@@ -35,6 +34,12 @@ class Managed:
 
     def __init__(self, network: torch.nn.Module, load: torch.device, offload: torch.device) -> None:
         self._patcher = ModelPatcher(_Holder(network, offload), load_device=load, offload_device=offload)
+        self.device = load
+
+    @property
+    def size(self) -> int:
+        """The bytes of its weights."""
+        return self._patcher.model_size()
 
     def move_in(self, memory: int) -> None:
         """Bring the network to its device, with room made for so many bytes of its work."""
@@ -48,7 +53,7 @@ class ManagedModel:
     """OSEDiff: text encoder, VAE and UNet managed each on its own, so that the idle ones can make way."""
 
     def __init__(self, osediff: OSEDiff) -> None:
-        self.idle = osediff  # wherever it is now, for reading its configuration only
+        self.idle = osediff  # wherever it is now
         text = model_management.text_encoder_device(), model_management.text_encoder_offload_device()
         vae = model_management.vae_device(), model_management.vae_offload_device()
         unet = model_management.get_torch_device(), model_management.unet_offload_device()
@@ -56,26 +61,11 @@ class ManagedModel:
         self._vae = Managed(osediff.vae, *vae)
         self._unet = Managed(osediff.unet, *unet)
 
-    def bring(self, step: str, height: int = 0, width: int = 0) -> OSEDiff:
-        """The model with the part that a step of `restore` needs on its device.
-
-        step: encode_prompt, encode, denoise or decode; height, width: of the image, or in denoise of the
-        UNet's tile, in pixels. Room is made for the whole of the work; where there is less, the core cuts it.
-        """
-        vae, f = self.idle.vae, self.idle.reduction
-        if step == "encode_prompt":
-            self._text.move_in(0)
-        elif step == "denoise":
-            self._unet.move_in(unet_memory(self.idle.unet, height // f, width // f))
-        else:
-            needed = encode_memory if step == "encode" else decode_memory
-            self._vae.move_in(int(CONVOLUTION * needed(vae, height, width)[0]))
-        return self.idle
-
-
-def free_memory(device: torch.device) -> int:
-    """The bytes that ComfyUI would give away on a device."""
-    return int(model_management.get_free_memory(device))
+    def owner(self, part: Part) -> Managed:
+        """What manages a part of the model: both halves of the VAE come and go together."""
+        if self.idle.text_encoder in part:
+            return self._text
+        return self._unet if self.idle.unet in part else self._vae
 
 
 def choose_dtype(name: str) -> torch.dtype:

@@ -15,8 +15,9 @@ from .decode import color_input
 from .denoise import TILES, detail_input, tile_input, tile_value
 from .encode import IMAGE_TIP, prompt_input, scale_input
 from .images import join_image, split_image
-from .managed import ManagedModel, ModelType, free_memory
-from .progress import progress_bar, say
+from .managed import ManagedModel, ModelType
+from .progress import say
+from .runtime import ComfyRuntime
 
 
 class OSEDiffUpscale(io.ComfyNode):
@@ -84,9 +85,7 @@ class OSEDiffUpscale(io.ComfyNode):
             color=color,
             tile=tile_value(tile),
             detail=detail,
-            progress=progress_bar(),
-            free=free_memory,
-            bring=model.bring,
+            runtime=ComfyRuntime(model, cls.hidden.unique_id),
         )  # (B, 3, *size)
         used = join_prompts(prompts)
         note = f"{size[1]} × {size[0]}" + (f"\n{used}" if dape is not None else "")

@@ -51,12 +51,10 @@ def check_image(lq: Tensor) -> None:
     raise OSEDiffError(f"a float image is in [0, 1], got values from {low:g} to {high:g}: rescale it first")
 
 
-def check_embeds(embeds: Tensor, count: int, tiles: int) -> None:
-    """Raise OSEDiffError unless there is a prompt for all images, for each, or for each tile."""
+def check_embeds(embeds: Tensor, count: int) -> None:
+    """Raise OSEDiffError unless there is a prompt for all images, or one for each."""
     if len(embeds) not in (1, count):
         raise OSEDiffError(f"got {len(embeds)} prompts for {count} images: give one, or one for each")
-    if embeds.ndim == 4 and embeds.shape[1] not in (1, tiles):
-        raise OSEDiffError(f"got prompts for {embeds.shape[1]} tiles of an image that is cut into {tiles}")
 
 
 def check_detail(detail: float) -> None:

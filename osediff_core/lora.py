@@ -69,35 +69,13 @@ def lora_delta(a: Tensor, b: Tensor, scale: float, shape: torch.Size) -> Tensor:
     return scale * (b.float().flatten(1) @ a.float().flatten(1)).reshape(shape)
 
 
-@torch.no_grad()
-def fold(
-    module: nn.Module,
-    tensors: Mapping[str, Tensor],
-    scale: float,
-    *,
-    strength: float = 1.0,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Add LoRA `tensors` to the weights of `module`, in place.
-
-    scale: alpha / rank, the published code's 8 / 4. strength: how far to go from the base to the trained
-    model; parameters trained in full are interpolated. dtype: what the changed parameters are rounded to,
-    once; by default each keeps its own. Raises OSEDiffError before anything is changed if `tensors` do not
-    fit.
-    """
-    check_fit(module, tensors)
-    for name, parameter in module.named_parameters():
-        wanted = folded(name, parameter, tensors, scale, strength)
-        if wanted is not parameter:
-            parameter.data = wanted.to(dtype or parameter.dtype)
-
-
 def folded(
     name: str, weight: Tensor, tensors: Mapping[str, Tensor], scale: float, strength: float = 1.0
 ) -> Tensor:
     """Return the parameter `name` with what `tensors` has for it, in float32, or `weight` itself.
 
-    scale and strength as in `fold`.
+    scale: alpha / rank, the published code's 8 / 4. strength: how far to go from the base to the trained
+    model; parameters trained in full are interpolated.
     """
     layer = name.removesuffix(".weight")
     trained, adapted = name in tensors, layer + A in tensors and layer != name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,19 @@ from .device.offload import check_offload
 from .errors import OSEDiffError
 from .inputs import check_texts
 from .lora import check_fit, folded
-from .prompt_cache import Embeddings
+from .network.unet import UNet
+from .network.vae import VAE
+from .prompt_cache import PromptCache
 from .weights.checkpoint import Checkpoint, read_checkpoint
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+
+Part = tuple[nn.Module | None, ...]
+"""Modules of the model that work together, and are on the device together."""
+Layer = Callable[[Tensor], Tensor]
+LOG_VARIANCE = (-30.0, 20.0)  # where the posterior's is clamped to: Stable Diffusion's published code
 
 
 class OSEDiff(nn.Module):
@@ -36,9 +44,9 @@ class OSEDiff(nn.Module):
 
     def __init__(
         self,
-        unet: nn.Module,
-        vae: nn.Module,
-        text_encoder: nn.Module,
+        unet: UNet,
+        vae: VAE,
+        text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         alphas_cumprod: Tensor,
         timestep: int = 999,
@@ -52,10 +60,10 @@ class OSEDiff(nn.Module):
         self.alphas_cumprod = alphas_cumprod.detach().cpu().float()  # (T,)
         self.timestep = timestep
         self.offload_to: torch.device | None = None  # where parts go while they are needed; None: they stay
-        self.embeddings = Embeddings()
+        self.compiled = False  # by `torch.compile`: then a half of the VAE that runs whole is one step
+        self.embeddings = PromptCache()
         self.reduction = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.latent_channels = int(vae.config.latent_channels)
-        self.scaling_factor = float(vae.config.scaling_factor)
+        self.latent_channels, self.scaling_factor = vae.config.latent_channels, vae.config.scaling_factor
 
     @classmethod
     def from_pretrained(
@@ -100,7 +108,26 @@ class OSEDiff(nn.Module):
         model.offload_to = None if home == device else device
         if compile:
             compile_parts([model.unet, model.vae.encoder, model.vae.decoder])
+            model.compiled = True
         return model.eval().requires_grad_(False)
+
+    @property
+    def encoder_part(self) -> Part:
+        """What encodes images."""
+        return self.vae.encoder, self.vae.quant_conv
+
+    @property
+    def decoder_part(self) -> Part:
+        """What decodes latents."""
+        return self.vae.post_quant_conv, self.vae.decoder
+
+    def encoder_layers(self) -> list[Layer]:
+        """Return the steps from the image in [-1, 1] to the posterior's moments, for the whole at once."""
+        return [self.vae.encode] if self.compiled else [layer for _, layer in self.vae.encoder_stages()]
+
+    def decoder_layers(self) -> list[Layer]:
+        """Return the steps from the unscaled latent to the image in [-1, 1], for the whole at once."""
+        return [self.vae.decode] if self.compiled else [layer for _, layer in self.vae.decoder_stages()]
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +137,7 @@ class OSEDiff(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What the UNet computes in."""
-        return _dtype(self.unet)
+        return self.unet.dtype
 
     def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
         """Return the text encoder's last hidden states after its final norm, (B, L, D).
@@ -136,10 +163,16 @@ class OSEDiff(nn.Module):
             raise OSEDiffError(
                 f"image sides must be multiples of {self.reduction}, got {tuple(lq.shape[-2:])}: pad it"
             )
-        x = (lq.float() * 2 - 1).to(_dtype(self.vae))  # (B, 3, H, W) in [-1, 1]
-        posterior = self.vae.encode(x).latent_dist
-        z = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.std)
-        return z * self.scaling_factor  # (B, C, h, w)
+        x = (lq.float() * 2 - 1).to(self.vae.dtype)  # (B, 3, H, W) in [-1, 1]
+        return self.scaled(self.vae.encode(x), noise)
+
+    def scaled(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return the scaled latent, (B, C, h, w), of moments (B, 2 C, h, w); noise as above."""
+        mean, log_variance = moments.chunk(2, dim=1)  # (B, C, h, w) each
+        if noise is not None:
+            std = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE))  # (B, C, h, w)
+            mean = mean + std * noise.to(std)
+        return mean * self.scaling_factor  # (B, C, h, w)
 
     def predict_noise(self, z: Tensor, prompt_embeds: Tensor) -> Tensor:
         """Return the UNet's noise in `z` at the one timestep, (B, C, h, w); one prompt serves all of `z`."""
@@ -147,9 +180,9 @@ class OSEDiff(nn.Module):
             raise OSEDiffError(
                 f"got {prompt_embeds.shape[0]} prompts for {z.shape[0]} images: give one or as many"
             )
-        embeds = prompt_embeds.to(z.device, self.dtype).expand(z.shape[0], -1, -1)  # (B, L, D)
+        embeds = prompt_embeds.to(z.device, self.unet.dtype).expand(z.shape[0], -1, -1)  # (B, L, D)
         t = torch.full((z.shape[0],), self.timestep, device=z.device)  # (B,)
-        return self.unet(z.to(self.dtype), t, encoder_hidden_states=embeds).sample  # (B, C, h, w)
+        return self.unet(z.to(self.unet.dtype), t, embeds)  # (B, C, h, w)
 
     def predict_x0(self, z: Tensor, eps: Tensor) -> Tensor:
         """Return the restored latent z_hq that `z` and its noise imply, (B, C, h, w) float32."""
@@ -161,7 +194,7 @@ class OSEDiff(nn.Module):
 
     def decode_unclamped(self, z: Tensor) -> Tensor:
         """Return the decoder's image as it is, (B, 3, H, W) float32: clamping would hide an infinity."""
-        image = self.vae.decode((z / self.scaling_factor).to(_dtype(self.vae))).sample  # in [-1, 1]
+        image = self.vae.decode((z / self.scaling_factor).to(self.vae.dtype))  # (B, 3, H, W)
         return image.float() / 2 + 0.5  # (B, 3, H, W)
 
     def forward(
@@ -172,10 +205,6 @@ class OSEDiff(nn.Module):
         eps = self.predict_noise(z_lq, prompt_embeds)  # (B, C, h, w)
         z_hq = self.predict_x0(z_lq, eps)  # (B, C, h, w)
         return self.decode(z_hq), z_hq
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype
 
 
 def _sources(base: str | Path | None, weights: str | Path | None) -> tuple[str | Path, Path | None]:

@@ -12,7 +12,7 @@ State = list[tuple[nn.Parameter, torch.dtype, int]]
 MOST = 64  # texts: 20 MB of Stable Diffusion 2.1's embeddings in float32
 
 
-class Embeddings:
+class PromptCache:
     """What a text encoder made of the texts that it saw last, for as long as it is the same.
 
     The encoder is another one when a parameter was replaced, has another dtype or was written to in place.
@@ -27,9 +27,9 @@ class Embeddings:
         self._state: State = []
         self._kept: OrderedDict[str, Tensor] = OrderedDict()  # each (1, L, D)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Embeddings:
+    def __deepcopy__(self, memo: dict[int, object]) -> PromptCache:
         """Return one that has seen nothing: a copy's weights may go their own way."""
-        return Embeddings(self._most)
+        return PromptCache(self._most)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -47,7 +47,7 @@ class Embeddings:
         text gets does not depend on its company.
         """
         if self._encoder is not encoder or not _same(self._state, _state(encoder)):
-            self.clear()
+            self._kept.clear()
         missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
         fresh = dict(zip(missing, compute(missing), strict=True)) if missing else {}
         # After the work, for a repair of an overflow puts the weights, unchanged, into other places.

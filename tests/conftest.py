@@ -39,6 +39,42 @@ def model(micro):
 
 
 @pytest.fixture(scope="session")
+def machine():
+    """The surroundings of a restoration on a machine with so many bytes free; None: nobody says."""
+    import torch
+
+    from osediff_core.pipeline.runtime import Runtime
+
+    class Machine(Runtime):
+        def __init__(self, host=None, card=None, progress=None):
+            super().__init__(progress)
+            self.host, self.card = host, card
+
+        def free_memory(self, device):
+            return self.host if device == torch.device("cpu") else self.card
+
+    return Machine
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Plan as if a half of the VAE took 10 GiB whole, and in pieces of 256 kept 4 and worked in 1.
+
+    Smaller pieces work in less, by their area.
+    """
+    from osediff_core.pipeline import plan
+
+    def needs(vae, height, width, piece, keep):
+        if piece is None:
+            return 10 * 2**30, 0
+        working, kept = 2**30 * piece**2 // 256**2, 4 * 2**30
+        return (working + kept, 0) if keep is None else (working, kept)
+
+    for half in ("encode_bytes", "decode_bytes"):
+        monkeypatch.setattr(plan, half, needs)
+
+
+@pytest.fixture(scope="session")
 def micro_architecture(micro):
     """The configs of the micro base, which say how a single file of it is read."""
     from osediff_core.base.single_file import Architecture

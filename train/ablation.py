@@ -20,8 +20,8 @@ from typing import Any
 from osediff_core.base.load import DEMO_BASE
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
-from osediff_core.pictures.files import write_whole
 from osediff_core.pipeline.run import restore
+from osediff_core.whole_files import write_whole
 
 from .config import TrainConfig, read_config, to_toml
 from .evaluate import SCALE, Pair, bicubic, degraded_pairs, measure

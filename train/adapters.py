@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
 from osediff_core.lora import VAE_PARTS, vae_targets
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 
 class SwitchedConv2d(nn.Conv2d):
@@ -19,10 +23,8 @@ class SwitchedConv2d(nn.Conv2d):
     """
 
     def __init__(self, base: nn.Conv2d) -> None:
-        super().__init__(
-            base.in_channels, base.out_channels, base.kernel_size, base.stride, base.padding,
-            bias=base.bias is not None,
-        )  # fmt: skip
+        shape: dict[str, Any] = {name: getattr(base, name) for name in ("kernel_size", "stride", "padding")}
+        super().__init__(base.in_channels, base.out_channels, bias=base.bias is not None, **shape)
         self.weight, self.bias = base.weight, base.bias
         self.own_weight = nn.Parameter(base.weight.detach().clone().float())
         self.own_bias = None if base.bias is None else nn.Parameter(base.bias.detach().clone().float())
@@ -55,17 +57,18 @@ def add_adapter(module: nn.Module, name: str, targets: list[str], rank: int, alp
     """Put LoRA called `name` beside the target modules, untrained."""
     import peft
 
+    scale: Any = alpha  # peft divides it by the rank, and takes any number
     config = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, init_lora_weights=False
+        r=rank, lora_alpha=scale, target_modules=targets, lora_dropout=0.0, init_lora_weights=False
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
         peft.inject_adapter_in_model(config, module, name)
     for layer in lora_layers(module).values():
-        layer.cast_input_dtype_enabled = False  # autocast does the casting, once
+        vars(layer)["cast_input_dtype_enabled"] = False  # autocast does the casting, once
 
 
-def lora_layers(module: nn.Module) -> dict[str, nn.Module]:
+def lora_layers(module: nn.Module) -> dict[str, LoraLayer]:
     """Name the layers that carry adapters."""
     from peft.tuners.lora import LoraLayer
 
@@ -87,31 +90,34 @@ def init_lora(tensors: Mapping[str, nn.Parameter], generator: torch.Generator) -
 
 def switch_conv_in(unet: nn.Module) -> SwitchedConv2d:
     """Give the convolution below conv_in's adapters its second set of weights."""
-    switched = SwitchedConv2d(unet.conv_in.base_layer)
-    unet.conv_in.base_layer = switched
+    adapted = cast("LoraLayer", unet.conv_in)
+    switched = SwitchedConv2d(cast("nn.Conv2d", adapted.base_layer))
+    adapted.base_layer = switched
     return switched
 
 
-def compute_merged(layer: nn.Module) -> None:
+def compute_merged(layer: LoraLayer) -> None:
     """Let a layer compute once with weight + scale B A, instead of beside its adapters: the same function.
 
     For a base so narrow, and a rank so high, that the adapters cost as much as the layer. The forward
     method is replaced on the instance, so that the names of its tensors stay what they are; adapters go on
     being switched and trained.
     """
-    base = layer.base_layer
+    base = cast("nn.Conv2d | nn.Linear", layer.base_layer)
 
     def forward(x: Tensor) -> Tensor:
         weight = base.weight.float()
         with torch.autocast(x.device.type, enabled=False):
             for name in layer.active_adapters:
                 if name in layer.lora_A:
-                    first, second = layer.lora_A[name].weight, layer.lora_B[name].weight
+                    first, second = (
+                        cast("nn.Linear", side[name]).weight for side in (layer.lora_A, layer.lora_B)
+                    )
                     change = second.flatten(1) @ first.flatten(1)  # (out, in * kh * kw)
                     weight = weight + layer.scaling[name] * change.view_as(weight)
         return torch.func.functional_call(base, {"weight": weight}, (x,))
 
-    layer.forward = forward
+    vars(layer)["forward"] = forward
 
 
 def adapter_tensors(module: nn.Module, prefix: str, part: str) -> dict[str, nn.Parameter]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from osediff_core.base.folder import write_network
 from osediff_core.base.load import load_base
 from osediff_core.errors import OSEDiffError
 from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -30,7 +31,7 @@ def halve(checkpoint: Checkpoint, base: str) -> Checkpoint:
 
 
 def forget_origin(config: Path) -> None:
-    """Take out where the part was loaded from, which diffusers and transformers write into its config."""
+    """Take out where the part was loaded from, which transformers writes into its config."""
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings.pop("_name_or_path", None)
     config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -40,9 +41,10 @@ def bundle(base: Path, weights: Path, out: Path) -> int:
     """Write OUT/base and OUT/osediff_demo.safetensors; returns their size in bytes."""
     parts = load_base(base, torch.float16)
     checkpoint = halve(read_checkpoint(weights), "the bundled demo base")
-    for name, module in (("unet", parts.unet), ("vae", parts.vae), ("text_encoder", parts.text_encoder)):
-        module.save_pretrained(out / "base" / name)
-        forget_origin(out / "base" / name / "config.json")
+    write_network(out / "base" / "unet", parts.unet)
+    write_network(out / "base" / "vae", parts.vae)
+    parts.text_encoder.save_pretrained(out / "base" / "text_encoder")
+    forget_origin(out / "base" / "text_encoder" / "config.json")
     for name in ("tokenizer", "scheduler"):
         shutil.copytree(base / name, out / "base" / name, dirs_exist_ok=True)
     shutil.copy(base / "model_index.json", out / "base")

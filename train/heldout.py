@@ -20,7 +20,7 @@ def read_heldout(name: str) -> Tensor:
     from osediff_core.pictures.images import read_image
 
     try:
-        import skimage.data
+        import skimage.data  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise OSEDiffError(
             "the held-out photographs come with scikit-image: pip install -e .[pictures]"

@@ -166,7 +166,7 @@ class Backbone:
 
     def _predict(self, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         embeds = prompt_embeds.expand(len(z_t), -1, -1)  # (B, L, D)
-        return self.model.unet(z_t, timesteps, encoder_hidden_states=embeds).sample  # (B, C, h, w)
+        return self.model.unet(z_t, timesteps, embeds)  # (B, C, h, w)
 
     # ---- what is trained ---------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class Backbone:
         for module in ends:
             run_in_float32(module, torch.float32)
         run_in_float32(unet.conv_in, dtype)  # sees all of z
-        device = unet.device.type
+        device = next(unet.parameters()).device.type
         self._autocast = lambda: torch.autocast(device, dtype=dtype)
 
     def merge_adapters(self) -> None:
@@ -247,8 +247,10 @@ class Backbone:
 
     def use_channels_last(self) -> None:
         """Lay convolution weights out as (out, kh, kw, in)."""
-        self.model.unet.to(memory_format=torch.channels_last)
-        self.model.vae.to(memory_format=torch.channels_last)
+        for network in (self.model.unet, self.model.vae):
+            for parameter in network.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.to(memory_format=torch.channels_last)
 
 
 def _no_autocast() -> AbstractContextManager[None]:

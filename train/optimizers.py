@@ -90,7 +90,7 @@ class Updater:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step, without `output_lr_scale`."""
-        return self.schedule.get_last_lr()[0]
+        return float(self.schedule.get_last_lr()[0])
 
     def state(self) -> dict[str, Any]:
         """Return all that the next step depends on, besides the parameters."""

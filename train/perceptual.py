@@ -94,7 +94,7 @@ def window_matrix(side: int) -> Tensor:
 def _lpips(device: torch.device) -> PerceptualLoss:
     """Load LPIPS on VGG16 (downloads torchvision's VGG weights on first use), frozen, on the device."""
     try:
-        import lpips
+        import lpips  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise OSEDiffError(
             f"The LPIPS term needs the packages lpips and torchvision ({error}): install them, or {REMEDY}."

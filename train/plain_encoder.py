@@ -6,6 +6,8 @@ import copy
 
 from torch import Tensor, nn
 
+from osediff_core.network.vae import VAE
+
 
 class PlainEncoder(nn.Module):
     """A frozen copy of a VAE's encoder, made before adapters enter it; gradients pass through it.
@@ -14,10 +16,10 @@ class PlainEncoder(nn.Module):
     the adapters as they are then.
     """
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.encoder, self.quant_conv = copy.deepcopy(vae.encoder), copy.deepcopy(vae.quant_conv)
-        self.scaling_factor = float(vae.config.scaling_factor)  # pyright: ignore[reportAttributeAccessIssue]
+        self.scaling_factor = vae.config.scaling_factor
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
-from osediff_core.pictures.files import write_whole
+from osediff_core.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Prompter:
         looks = config.source != "fixed" and self.written is None
         self.describe = build_describe(config, device) if looks else None
         if config.source != "fixed":
-            model.text_encoder.to(device)
+            nn.Module.to(model.text_encoder, device)
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
 
     def words(self, lq: Tensor, hq: Tensor, names: Sequence[str]) -> list[str] | None:

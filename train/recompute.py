@@ -7,21 +7,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from osediff_core.network.layers import Downsample, ResnetBlock, Upsample
+from osediff_core.network.unet import TransformerBlock
+from osediff_core.network.vae import SelfAttention
+
 Recompute = Literal["none", "decoder", "all"]
 
-BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "Attention", "Upsample2D", "Downsample2D")
-"""Classes of diffusers whose insides are forgotten; the outermost counts where one lies in another."""
+BLOCKS = (ResnetBlock, TransformerBlock, SelfAttention, Upsample, Downsample)
+"""Whose insides are forgotten; the outermost counts where one lies in another."""
 
 
 def recompute_activations(module: nn.Module) -> None:
     """Make every block below `module` recompute, in the numbers that it had: results stay bit for bit.
 
-    Blocks rather than diffusers' own switch, which keeps whole stages and works in training mode only in its
-    older versions: a decoder's last stage alone is most of the memory. The backward pass must run with the
-    adapters switched as they were.
+    Blocks rather than whole levels, of which a decoder's last one alone is most of the memory. The backward
+    pass must run with the adapters switched as they were.
     """
     for child in module.children():
-        if type(child).__name__ in BLOCKS:
+        if isinstance(child, BLOCKS):
             _wrap(child)
         else:
             recompute_activations(child)

@@ -86,7 +86,7 @@ def make_folder(config: TrainConfig) -> None:
 def embed_prompts(model: OSEDiff, config: TrainConfig) -> list[Tensor]:
     """Encode prompt and negative prompt, (1, L, D) each, and move the text encoder out of the way."""
     embeds = [model.encode_prompt([text]) for text in (config.model.prompt, config.model.negative_prompt)]
-    model.text_encoder.to("cpu")
+    nn.Module.to(model.text_encoder, "cpu")
     return embeds
 
 

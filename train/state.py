@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -19,13 +18,14 @@ import numpy as np
 import torch
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.whole_files import LEFT_BEHIND, write_beside
 
 from .config import TrainConfig, parse_toml
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-LIBRARIES = ("torch", "diffusers", "peft", "accelerate", "numpy", "pillow")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow")
 FREE = {
     "model.base", "model.vocabulary", "model.init_from", "model.licence", "data.cache_mb",
     "optim.max_skipped", "optim.skip_above", "run.out", "run.overwrite", "run.resume", "run.steps",
@@ -63,19 +63,9 @@ def prune(folder: Path, pattern: str, keep: int, step: int) -> None:
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write beside and rename, so that whoever finds the name finds all of it, even after a power cut."""
-    for rest in path.parent.glob(".state_*.part"):  # of a process that was killed here
+    for rest in path.parent.glob(LEFT_BEHIND):  # of a process that was killed here
         rest.unlink(missing_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            torch.save({"version": VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except (OSError, RuntimeError) as error:
-        raise OSEDiffError(f"the state could not be written to {path}: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    write_beside(path, lambda beside: torch.save({"version": VERSION, **state}, beside))
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -81,9 +81,9 @@ def to_toml(config: Any, where: str = "") -> str:  # noqa: ANN401
 def parse_toml(text: str) -> dict[str, Any]:
     """Read TOML. Raises ValueError where it is none."""
     try:
-        import tomllib
+        import tomllib  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:  # below Python 3.11 its backport
-        import tomli as tomllib
+        import tomli as tomllib  # pyright: ignore[reportMissingImports]
     return tomllib.loads(text)
 
 

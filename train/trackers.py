@@ -71,7 +71,7 @@ class WeightsAndBiases:
     def __init__(self, out: Path, start: int) -> None:
         """Begin the run, or go on with it after a resume."""
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise OSEDiffError(
                 'Weights & Biases is not installed: pip install wandb, or set `run.tracker = "tensorboard"`'

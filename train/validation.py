@@ -31,6 +31,7 @@ class Validation:
         """Restore the samples with the generator as it is: lq, sr, hq, (N, 3, H, W) in [0, 1] each."""
         samples = [self.dataset[index] for index in range(self.config.run.sample_count)]
         batch = self.feed.batch(default_collate(samples))
+        assert batch.prompt_embeds is not None  # `feed.batch` embeds the prompts
         sr, _ = self.backbone.generate(batch.lq, batch.prompt_embeds, None)  # (N, 3, H, W)
         return batch.lq, sr, batch.hq
 

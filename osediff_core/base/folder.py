@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import OSEDiffError
+from ..errors import OSEDiffError, first_line
+from ..network.config import write_config
+from ..network.unet import UNet
+from ..network.vae import VAE
 from ..weights.recognise import SD2, name_of_config
 from ..weights.tensorfile import TensorFile
-from .network import Part
+from .network import NetworkFiles, import_transformers
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -51,7 +55,7 @@ def scheduler_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def folder_parts(path: Path) -> dict[str, Part]:
+def folder_parts(path: Path) -> dict[str, NetworkFiles]:
     """Return the three networks of a base folder, after a look at their configs and the files' headers.
 
     Raises OSEDiffError for another kind of model, which is named, and for damaged or missing files.
@@ -61,19 +65,26 @@ def folder_parts(path: Path) -> dict[str, Part]:
     parts = {}
     for name, config in configs.items():
         files = [TensorFile(file) for file in _weight_files(path / name)]
-        parts[name] = Part(name, str(path / name), config, files, _renamed)
+        parts[name] = NetworkFiles(name, str(path / name), config, files, _renamed)
     return parts
 
 
 def load_tokenizer(path: Path) -> CLIPTokenizer:
     """Return the tokenizer of a base folder; OSEDiffError if it is missing or damaged."""
-    from transformers import CLIPTokenizer
-
+    library = import_transformers()
     try:
-        return CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+        return library.CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
     except Exception as error:  # a damaged vocabulary is a bare Exception of the tokenizers library
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise OSEDiffError(f"{path / 'tokenizer'} is missing or damaged: {line}") from error
+        raise OSEDiffError(f"{path / 'tokenizer'} is missing or damaged: {first_line(error)}") from error
+
+
+def write_network(folder: Path, network: UNet | VAE) -> None:
+    """Write the config and the weights of a network; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps(write_config(network.config), indent=2) + "\n"
+    (folder / "config.json").write_text(settings, encoding="utf-8")
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..diffusion import alphas_cumprod
-from ..errors import OSEDiffError
+from ..errors import OSEDiffError, first_line
+from ..network.unet import UNet
+from ..network.vae import VAE
 from .folder import check_layout, folder_parts, load_tokenizer, scheduler_config
 from .hub_cache import is_hub_id, snapshot
-from .network import Change, Part, empty_network, fill
-from .precision import exact_dtype, mix_precision
+from .network import Change, NetworkFiles, empty_network, fill
+from .precision import exact_dtype
 from .single_file import SD21, Architecture, single_file_parts
 from .vocabulary import sd2_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 DEMO_BASE = Path(__file__).parents[1] / "demo" / "base"
 DEMO_WEIGHTS = Path(__file__).parents[1] / "demo" / "osediff_demo.safetensors"
@@ -39,9 +41,9 @@ TYPES = {
 class Base:
     """The parts of a base model, frozen and in evaluation mode; alphas_cumprod is (T,) float32."""
 
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
+    unet: UNet
+    vae: VAE
+    text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     alphas_cumprod: Tensor
 
@@ -50,7 +52,7 @@ class Base:
 class _Source:
     """A base before anything of it is loaded but the tokenizer."""
 
-    parts: dict[str, Part]
+    parts: dict[str, NetworkFiles]
     tokenizer: CLIPTokenizer
     alphas_cumprod: Tensor
 
@@ -77,9 +79,12 @@ def load_base(
     networks = {name: empty_network(part) for name, part in source.parts.items()}
     changes = {name: edit(name, networks[name]) for name in ("unet", "vae")} if edit is not None else {}
     for name, part in source.parts.items():
-        network = mix_precision(networks[name])
-        fill(network, part, changes.get(name), exact_dtype(network, dtype), device)
-    return Base(**networks, tokenizer=source.tokenizer, alphas_cumprod=source.alphas_cumprod)
+        fill(networks[name], part, changes.get(name), exact_dtype(networks[name], dtype), device)
+    unet, vae = networks["unet"], networks["vae"]
+    assert isinstance(unet, UNet)
+    assert isinstance(vae, VAE)
+    text_encoder = cast("CLIPTextModel", networks["text_encoder"])
+    return Base(unet, vae, text_encoder, source.tokenizer, source.alphas_cumprod)
 
 
 def _open(path: str | Path, vocabulary: str | Path | None, architecture: Architecture) -> _Source:
@@ -99,7 +104,7 @@ def read_schedule(path: str | Path, architecture: Architecture = SD21) -> dict[s
     return scheduler_config(place) if place.is_dir() else dict(architecture.scheduler)
 
 
-def find_parts(path: str | Path, architecture: Architecture = SD21) -> dict[str, Part]:
+def find_parts(path: str | Path, architecture: Architecture = SD21) -> dict[str, NetworkFiles]:
     """Return where the networks of a base come from, none of them read; OSEDiffError as for `load_base`."""
     place = locate(path)
     return folder_parts(place) if place.is_dir() else single_file_parts(place, architecture)
@@ -155,8 +160,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     """Return the floating type; "auto" is float16 on cuda, else float32."""
     if dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
-    resolved = TYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if resolved not in TYPES.values():
+    resolved = TYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if resolved not in TYPES.values() or resolved is None:
         raise OSEDiffError(f"the dtype is auto, float32, float16 or bfloat16, got {dtype!r}")
     _check_computes(device, resolved)
     return resolved
@@ -168,5 +173,5 @@ def _check_computes(device: torch.device, dtype: torch.dtype) -> None:
         x = torch.ones((1, 1, 3, 3), device=device, dtype=dtype)
         torch.matmul(torch.nn.functional.group_norm(torch.conv2d(x, x, padding=1), 1), x)
     except RuntimeError as error:
-        name, why = str(dtype).removeprefix("torch."), str(error).partition("\n")[0]
+        name, why = str(dtype).removeprefix("torch."), first_line(error)
         raise OSEDiffError(f"{device} cannot compute in {name} ({why}): use float32") from error

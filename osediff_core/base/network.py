@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OSEDiffError
+from ..network.config import Config, UNetConfig, VAEConfig, read_config
+from ..network.unet import UNet
+from ..network.vae import VAE
 from ..weights.tensorfile import TensorFile
 
 Change = Callable[[str, Tensor], Tensor]
@@ -17,7 +20,7 @@ Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Part:
+class NetworkFiles:
     """Where one network comes from: its config, its files, and how their keys become the network's own.
 
     where: what to call it in a message. rename: keys and tensors of the files to those of diffusers or
@@ -44,16 +47,17 @@ class Part:
             file.release()
 
 
-def empty_network(part: Part) -> nn.Module:
+def empty_network(part: NetworkFiles) -> nn.Module:
     """Return the network of a part on the meta device, without weights; its buffers are in place.
 
     Raises OSEDiffError if a library is missing, the config does not describe such a network, or the files
     lack tensors that it needs or have them in other shapes.
     """
-    network = _network_class(part.name)
     try:
         with torch.device("meta"):
-            module = network(part.config)
+            module = _build(part)
+    except OSEDiffError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
         raise OSEDiffError(
             f"the config of {part.where} is damaged or of another kind: {_last(error)}"
@@ -66,7 +70,7 @@ def empty_network(part: Part) -> nn.Module:
 @torch.no_grad()
 def fill(
     module: nn.Module,
-    part: Part,
+    part: NetworkFiles,
     change: Change | None,
     dtype_of: Callable[[str], torch.dtype],
     device: torch.device | str,
@@ -91,21 +95,34 @@ def fill(
             setattr(buffer_owner, name, buffer.to(device))
 
 
-def _network_class(name: str) -> Callable[[Mapping[str, Any]], nn.Module]:
-    """Import what builds one network, as late as this because its library is slow to import."""
+def _build(part: NetworkFiles) -> nn.Module:
+    """Return the network of a part."""
+    if part.name == "unet":
+        return UNet(_config(UNetConfig, part))
+    if part.name == "vae":
+        return VAE(_config(VAEConfig, part))
+    library = import_transformers()
+    return library.CLIPTextModel(library.CLIPTextConfig.from_dict(dict(part.config)))
+
+
+def _config(kind: type[Config], part: NetworkFiles) -> Config:
     try:
-        if name == "text_encoder":
-            from transformers import CLIPTextConfig, CLIPTextModel
+        return read_config(kind, part.config)
+    except OSEDiffError as error:
+        raise OSEDiffError(f"the config of {part.where} does not fit: {error}") from error
 
-            return lambda config: CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
-        from diffusers import AutoencoderKL, UNet2DConditionModel
 
-        kind = UNet2DConditionModel if name == "unet" else AutoencoderKL
-        return lambda config: kind.from_config(dict(config))
-    except (ImportError, RuntimeError) as error:  # diffusers wraps the first in the second
+def import_transformers() -> Any:  # noqa: ANN401
+    """Return the library, imported as late as this because it is slow; OSEDiffError if it cannot be."""
+    try:
+        import transformers
+
+        _ = transformers.CLIPTextModel, transformers.CLIPTextConfig, transformers.CLIPTokenizer
+    except (ImportError, RuntimeError, AttributeError) as error:  # it wraps the first in the second
         raise OSEDiffError(
-            f"diffusers or transformers cannot be imported ({_last(error)}): install the requirements"
+            f"transformers cannot be imported ({_last(error)}): install the requirements"
         ) from error
+    return transformers
 
 
 def _restore_positions(module: nn.Module) -> None:
@@ -116,12 +133,11 @@ def _restore_positions(module: nn.Module) -> None:
                 setattr(owner, name, torch.arange(buffer.shape[-1]).expand(buffer.shape))
             elif buffer.is_meta:
                 raise OSEDiffError(
-                    f"this version of diffusers or transformers has a buffer {name} that is not known here: "
-                    "update OSEDiff"
+                    f"this version of transformers has a buffer {name} that is not known here: update OSEDiff"
                 )
 
 
-def _check_shapes(module: nn.Module, part: Part) -> None:
+def _check_shapes(module: nn.Module, part: NetworkFiles) -> None:
     """Raise OSEDiffError, naming the first tensors, unless the files have all that the network needs."""
     found = _matched(part.tensors(meta=True), module)
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

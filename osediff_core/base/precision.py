@@ -8,7 +8,6 @@ have 0.001 % of its weights. UNet and step see the same rounded latent.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,23 +21,11 @@ def exact_dtype(network: nn.Module, dtype: torch.dtype) -> Callable[[str], torch
     return lambda name: torch.float32 if name.startswith(tuple(exact)) else dtype
 
 
-def mix_precision(network: nn.Module) -> nn.Module:
-    """Let the exact layers of a network take what comes in another number format than their weights."""
-    for name in EXACT:
-        if hasattr(network, name):
-            getattr(network, name).register_forward_pre_hook(_as_weight)
-    return network
-
-
 def convert(module: nn.Module, dtype: torch.dtype, device: torch.device | str | None = None) -> nn.Module:
     """Round and move a network in place; its exact layers stay in float32."""
     wanted = exact_dtype(module, dtype)
     if device is not None:
-        nn.Module.to(module, device=device)  # the plain method: that of diffusers warns about an empty list
+        module.to(device=device)
     for name, parameter in module.named_parameters():
         parameter.data = parameter.data.to(wanted(name))
     return module
-
-
-def _as_weight(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (arguments[0].to(module.weight.dtype), *arguments[1:])

@@ -1,24 +1,23 @@
 """Stable Diffusion 2.1-base in one file (.safetensors or .ckpt), as ComfyUI and others keep it.
 
 The file has weights under the names of the original training code and nothing else: the configs are those of
-`sd21`, the names are changed by diffusers' own conversion.
+`sd21`, the names are changed by `original_names`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..errors import OSEDiffError
-from ..weights.recognise import SD2, TEXT_2, UNET, V_SIGN, V_SIGN_LIMIT, VAE, name_of
+from ..weights.recognise import SD2, V_SIGN, V_SIGN_LIMIT, name_of
 from ..weights.tensorfile import TensorFile
 from . import sd21
-from .network import Part, Rename
+from .network import NetworkFiles
+from .original_names import rename_text_encoder, rename_unet, rename_vae
 
 
 @dataclass(frozen=True)
@@ -34,21 +33,21 @@ class Architecture:
 SD21 = Architecture(sd21.UNET, sd21.VAE, sd21.TEXT_ENCODER, sd21.SCHEDULER)
 
 
-def single_file_parts(path: Path, architecture: Architecture = SD21) -> dict[str, Part]:
+def single_file_parts(path: Path, architecture: Architecture = SD21) -> dict[str, NetworkFiles]:
     """Return the three networks of a single-file base.
 
     Raises OSEDiffError for a file that is damaged or holds something else, which is named.
     """
     file = TensorFile(path)
     _check_kind(file, architecture.unet["cross_attention_dim"])
-    renames: dict[str, tuple[Mapping[str, Any], Rename]] = {
-        "unet": (architecture.unet, lambda tensors: _unet(tensors, architecture.unet)),
-        "vae": (architecture.vae, lambda tensors: _vae(tensors, architecture.vae)),
-        "text_encoder": (architecture.text_encoder, lambda t: _text_encoder(t, architecture.text_encoder)),
+    networks = {
+        "unet": (architecture.unet, rename_unet),
+        "vae": (architecture.vae, rename_vae),
+        "text_encoder": (architecture.text_encoder, rename_text_encoder),
     }
     return {
-        name: Part(name, f"the {name} of {path}", config, [file], rename)
-        for name, (config, rename) in renames.items()
+        name: NetworkFiles(name, f"the {name} of {path}", config, [file], partial(rename, config=config))
+        for name, (config, rename) in networks.items()
     }
 
 
@@ -74,29 +73,3 @@ def _predicts_velocity(file: TensorFile) -> bool:
     if V_SIGN not in file.shapes:
         return False
     return file.tensors()[V_SIGN].float().std(unbiased=False).item() > V_SIGN_LIMIT
-
-
-def _unet(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-
-    return convert_ldm_unet_checkpoint(_only(tensors, UNET), dict(config))
-
-
-def _vae(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-
-    return convert_ldm_vae_checkpoint(_only(tensors, VAE), dict(config))
-
-
-def _text_encoder(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Leave out the last layer of OpenCLIP's text model, which Stable Diffusion 2 does not use."""
-    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with torch.device("meta"):
-        network = CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
-    return convert_open_clip_checkpoint(network, _only(tensors, TEXT_2), prefix=TEXT_2)
-
-
-def _only(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .console import DONE, answer, command_parser, show
 
 if TYPE_CHECKING:
-    from ..tools.cost import Part, Trainable
+    from ..tools.cost import PartCost, Trainable
 
 NOTES = """\
 Why the figures differ, where they do:
@@ -63,7 +63,7 @@ def _cost(rank: int, side: int) -> int:
     return DONE
 
 
-def _parts(parts: Sequence[Part]) -> str:
+def _parts(parts: Sequence[PartCost]) -> str:
     rows = [(part.name, _millions(part.parameters), f"{part.macs / 1e9:,.1f} G") for part in parts]
     total = sum(part.parameters for part in parts), sum(part.macs for part in parts)
     rows.append(("sum", _millions(total[0]), f"{total[1] / 1e9:,.1f} G"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import OSEDiffError
-from ..tools import published as sources
+from ..tools import published
 from ..tools.fetch import Item, Place, bring, by_hand, plan
 from .console import DONE, FAILED, USAGE, answer, command_parser, note, say, show
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     """List what is known, or fetch what `argv` names; return the exit status."""
     parser = command_parser("fetch", "Get published weights, or, without WHAT, list what is known.", EPILOG)
     add = parser.add_argument
-    add("what", metavar="WHAT", nargs="*", help=", ".join(sources.SOURCES))
+    add("what", metavar="WHAT", nargs="*", help=", ".join(published.SOURCES))
     add("--yes", action="store_true", help="do not ask")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--comfyui", type=Path, metavar="FOLDER", help="put it into this ComfyUI's models")
@@ -34,21 +34,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    unknown = [name for name in args.what if name not in sources.SOURCES]
+    unknown = [name for name in args.what if name not in published.SOURCES]
     if unknown:
-        say(f"error: {unknown[0]} is not known; known are {', '.join(sources.SOURCES)}")
+        say(f"error: {unknown[0]} is not known; known are {', '.join(published.SOURCES)}")
         return USAGE
     if args.comfyui and not (args.comfyui / "models").is_dir():
         say(f"error: {args.comfyui} is no ComfyUI: it has no folder models; give the folder that has main.py")
         return USAGE
     place = Place(args.comfyui, args.to)
     if not args.what:
-        show("\n\n".join(_listed(name, source, place) for name, source in sources.SOURCES.items()))
+        show("\n\n".join(_listed(name, source, place) for name, source in published.SOURCES.items()))
         return DONE
-    return _get([sources.SOURCES[name] for name in dict.fromkeys(args.what)], place, yes=args.yes)
+    return _get([published.SOURCES[name] for name in dict.fromkeys(args.what)], place, yes=args.yes)
 
 
-def _listed(name: str, source: sources.Source, place: Place) -> str:
+def _listed(name: str, source: published.PublishedFiles, place: Place) -> str:
     """What is known of a source, without asking the network."""
     pinned = sum(bool(file.sha256 or file.git_blob) for file in source.files)
     lines = [
@@ -64,7 +64,7 @@ def _listed(name: str, source: sources.Source, place: Place) -> str:
     return "\n".join(lines)
 
 
-def _get(wanted: Sequence[sources.Source], place: Place, *, yes: bool) -> int:
+def _get(wanted: Sequence[published.PublishedFiles], place: Place, *, yes: bool) -> int:
     """Plan everything, ask once, and download; what cannot be had does not keep back the rest."""
     plans, failed = [], False
     for source in wanted:

@@ -101,6 +101,11 @@ def _add_memory_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="auto: whole where it fits, else in exact pieces; whole; or the side of pieces in pixels",
     )
+    add(
+        "--plan",
+        action="store_true",
+        help="say how each picture would be restored and what it takes, and stop",
+    )
     add("--spill", type=Path, metavar="FOLDER", help="for files that stand in for memory, for huge pictures")
 
 

@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import OSEDiffError
-from ..pictures.files import write_whole
-from ..pictures.jobs import Plan
+from ..pictures.jobs import Jobs
+from ..whole_files import write_whole
 from .console import DONE, FAILED, note, say
 
 PARTS = ".osediff-parts-of-"  # hidden, so that no later run takes it for pictures
 
 
 @dataclass(frozen=True)
-class Share:
+class Process:
     """This is process `rank` of `count`; `local` counts the processes of this machine."""
 
     rank: int = 0
@@ -40,56 +40,58 @@ class Outcome:
     failures: list[str]
 
 
-def share_of(environment: Mapping[str, str]) -> Share:
+def this_process(environment: Mapping[str, str]) -> Process:
     """Read which process this is; without the variables it is the only one."""
     try:
         numbers = (
             int(environment.get(k, d)) for k, d in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
         )
-        share = Share(*numbers)
+        process = Process(*numbers)
     except ValueError as error:
         raise OSEDiffError(
             f"RANK, WORLD_SIZE and LOCAL_RANK are whole numbers where they are set: {error}"
         ) from error
-    if not 0 <= share.rank < share.count:
+    if not 0 <= process.rank < process.count:
         raise OSEDiffError(
-            f"RANK counts from 0 to WORLD_SIZE - 1, got {share.rank} of {share.count}: set both"
+            f"RANK counts from 0 to WORLD_SIZE - 1, got {process.rank} of {process.count}: set both"
         )
-    return share
+    return process
 
 
-def device_of(share: Share, device: str) -> str:
+def device_of(process: Process, device: str) -> str:
     """Give each process of a machine a card of its own, where it may choose and there are any."""
     import torch
 
-    cards = torch.cuda.device_count() if device == "auto" and share.count > 1 else 0
-    return f"cuda:{share.local % cards}" if cards else device
+    cards = torch.cuda.device_count() if device == "auto" and process.count > 1 else 0
+    return f"cuda:{process.local % cards}" if cards else device
 
 
-def forget(folder: Path, share: Share) -> None:
+def forget(folder: Path, process: Process) -> None:
     """Take back what this process reported in an earlier attempt."""
     if folder.is_dir():
-        _part(folder, share.count, share.rank).unlink(missing_ok=True)
+        _part(folder, process.count, process.rank).unlink(missing_ok=True)
 
 
-def join(folder: Path, share: Share, outcome: Outcome) -> Outcome | None:
+def join(folder: Path, process: Process, outcome: Outcome) -> Outcome | None:
     """Put this process's outcome beside the others'; the last one to come gets them all, added up.
 
     Raises OSEDiffError where the folder cannot be written to.
     """
-    parts = _part(folder, share.count, 0).parent
+    parts = _part(folder, process.count, 0).parent
     try:
         parts.mkdir(exist_ok=True)
-        write_whole(_part(folder, share.count, share.rank), json.dumps(asdict(outcome)).encode())
-        if not all(_part(folder, share.count, rank).exists() for rank in range(share.count)):
+        write_whole(_part(folder, process.count, process.rank), json.dumps(asdict(outcome)).encode())
+        if not all(_part(folder, process.count, rank).exists() for rank in range(process.count)):
             return None
-        claimed = parts.with_name(f"{PARTS}{share.count}.{os.getpid()}")
+        claimed = parts.with_name(f"{PARTS}{process.count}.{os.getpid()}")
         os.replace(parts, claimed)  # one of those who see that all are there succeeds
     except FileNotFoundError:
         return None
     except OSError as error:
         raise OSEDiffError(f"the report cannot be written to {folder}: {error.strerror or error}") from error
-    outcomes = [Outcome(**json.loads((claimed / f"{rank}.json").read_bytes())) for rank in range(share.count)]
+    outcomes = [
+        Outcome(**json.loads((claimed / f"{rank}.json").read_bytes())) for rank in range(process.count)
+    ]
     shutil.rmtree(claimed)
     return Outcome(
         sum(o.restored for o in outcomes),
@@ -98,28 +100,28 @@ def join(folder: Path, share: Share, outcome: Outcome) -> Outcome | None:
     )
 
 
-def report(outcome: Outcome, plan: Plan, share: Share, source: str, target: str) -> int:
+def report(outcome: Outcome, jobs: Jobs, process: Process, source: str, target: str) -> int:
     """Say what was done and what failed, for all processes where they divide a folder; return the status."""
-    if share.count > 1 and Path(source).is_dir():
+    if process.count > 1 and Path(source).is_dir():
         try:
-            together = join(Path(target), share, outcome)
+            together = join(Path(target), process, outcome)
         except OSEDiffError as error:
             say(f"error: {error}")
             return FAILED
         if together is None:
-            note(f"process {share.rank} is through; the last of {share.count} reports")
+            note(f"process {process.rank} is through; the last of {process.count} reports")
             return DONE  # a failure would make a launcher end the others
         outcome = together
     for failure in outcome.failures:
         say(f"error: {failure}")
-    if outcome.restored or share.count > 1 or len(plan.jobs) > 1:
-        note(_summary(outcome, plan))
+    if outcome.restored or process.count > 1 or len(jobs.todo) > 1:
+        note(_summary(outcome, jobs))
     return FAILED if outcome.failures else DONE
 
 
-def _summary(outcome: Outcome, plan: Plan) -> str:
-    if (outcome.restored, outcome.already, outcome.failures) == (1, 0, []) and plan.jobs:
-        return f"wrote {plan.jobs[0].target}"
+def _summary(outcome: Outcome, jobs: Jobs) -> str:
+    if (outcome.restored, outcome.already, outcome.failures) == (1, 0, []) and jobs.todo:
+        return f"wrote {jobs.todo[0].target}"
     already = f", {outcome.already} there already" if outcome.already else ""
     return f"{outcome.restored} restored{already}, {len(outcome.failures)} failed"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OSEDiffError
-from ..pictures.jobs import Job, Plan, make_plan
-from .console import DONE, FAILED, INTERRUPTED, USAGE, messages, note, say
+from ..pictures.jobs import Job, Jobs, find_jobs
+from .console import DONE, FAILED, INTERRUPTED, USAGE, messages, note, say, show
 from .options import restore_parser
-from .processes import Outcome, Share, device_of, forget, report, share_of
+from .processes import Outcome, Process, device_of, forget, report, this_process
 
 if TYPE_CHECKING:
     from ..model import OSEDiff
@@ -42,37 +42,40 @@ def main(argv: Sequence[str], commands: Mapping[str, str]) -> int:
 def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Plan, load the model, restore one picture after the other, and say how it went."""
     try:
-        share = share_of(environment)
-        plan = _plan(args, share)
+        process = this_process(environment)
+        jobs = _jobs(args, process)
     except OSEDiffError as error:
         say(f"error: {error}")
         return USAGE
-    if not plan.jobs and share.count > 1:
-        return report(Outcome(0, plan.already, []), plan, share, args.source, args.target)
-    if not plan.jobs:
-        note(f"nothing to do: all {plan.already} are there already (--overwrite does them again)")
+    if not jobs.todo and process.count > 1:
+        return report(Outcome(0, jobs.already, []), jobs, process, args.source, args.target)
+    if not jobs.todo:
+        note(f"nothing to do: all {jobs.already} are there already (--overwrite does them again)")
         return DONE
     try:
+        model = _load(args, process)
+        if args.plan:
+            return _show_plans(model, jobs, args)
         source = _prompt_source(args)
-        model = _load(args, share)
     except (OSEDiffError, MemoryError) as error:
         say(f"error: {str(error) or 'there is not enough memory for this model'}")
         return FAILED
-    return _go_through(model, source, plan, share, args)
+    return _go_through(model, source, jobs, process, args)
 
 
-def _plan(args: argparse.Namespace, share: Share) -> Plan:
+def _jobs(args: argparse.Namespace, process: Process) -> Jobs:
     suffix = f".{args.format}" if args.format else None
-    plan = make_plan(
+    jobs = find_jobs(
         args.source,
         args.target,
         suffix,
         overwrite=args.overwrite,
         recursive=args.recursive,
-        share=(share.rank, share.count),
+        share=(process.rank, process.count),
+        look_only=args.plan,
     )
-    forget(Path(args.target), share)
-    return plan
+    forget(Path(args.target), process)
+    return jobs
 
 
 def _prompt_source(args: argparse.Namespace) -> PromptSource:
@@ -98,11 +101,11 @@ def _is_merged(base: str) -> bool:
     return read_marker(locate(base)) is not None
 
 
-def _load(args: argparse.Namespace, share: Share) -> OSEDiff:
+def _load(args: argparse.Namespace, process: Process) -> OSEDiff:
     """Load the model, and say so where it is not the one that a user may expect."""
     from ..model import OSEDiff
-    from ..pipeline.run import tile_and_overlap
-    from ..pipeline.tiling import grid
+    from ..pipeline.plan import tile_and_overlap
+    from ..pipeline.unet_tiles import grid
 
     grid(1, 1, *tile_and_overlap(args.tile, args.overlap))  # refuses what cannot be, before loading
     if args.base is None and args.weights is None:
@@ -114,17 +117,37 @@ def _load(args: argparse.Namespace, share: Share) -> OSEDiff:
         args.weights,
         strength=args.strength,
         dtype=args.dtype,
-        device=device_of(share, args.device),
+        device=device_of(process, args.device),
         vocabulary=args.vocabulary,
         offload=args.offload,
         compile=args.compile,
     )
 
 
+def _show_plans(model: OSEDiff, jobs: Jobs, args: argparse.Namespace) -> int:
+    """Say of every picture how it would be restored and whether it fits; restore none."""
+    from ..pictures.images import read_image
+    from ..pipeline.plan import make_plan
+    from ..pipeline.runtime import Runtime
+
+    cut = {name: getattr(args, name) for name in ("scale", "tile", "overlap", "vae", "spill")}
+    every = True
+    for job in jobs.todo:
+        try:
+            plan = make_plan(model, *read_image(job.source).rgb.shape[-2:], runtime=Runtime(), **cut)
+        except OSEDiffError as error:
+            say(f"error: {error}")
+            every = False
+        else:
+            show(f"{job.source}: {plan}")
+            every &= plan.fits
+    return DONE if every else FAILED
+
+
 def _go_through(
-    model: OSEDiff, source: PromptSource, plan: Plan, share: Share, args: argparse.Namespace
+    model: OSEDiff, source: PromptSource, jobs: Jobs, process: Process, args: argparse.Namespace
 ) -> int:
-    """Restore all of a plan's pictures; say what was done and, at the end, what failed."""
+    """Restore all of the pictures; say what was done and, at the end, what failed."""
     from .restore_files import Settings, restore_files
 
     settings = Settings(
@@ -141,20 +164,20 @@ def _go_through(
     )
     results: list[tuple[Job, str | None]] = []
     try:
-        with _bars(len(plan.jobs), args.quiet) as (begin, end):
-            for result in restore_files(model, plan.jobs, settings, begin):
+        with _bars(len(jobs.todo), args.quiet) as (begin, end):
+            for result in restore_files(model, jobs.todo, settings, begin):
                 results.append(result)
-                end(f"{len(results)}/{len(plan.jobs)} {result[0].source}")
+                end(f"{len(results)}/{len(jobs.todo)} {result[0].source}")
     except KeyboardInterrupt:
-        say(f"interrupted; {sum(reason is None for _, reason in results)} of {len(plan.jobs)} done")
+        say(f"interrupted; {sum(reason is None for _, reason in results)} of {len(jobs.todo)} done")
         return INTERRUPTED
     failures = [
         reason if str(job.source) in reason else f"{job.source}: {reason}"
         for job, reason in results
         if reason is not None
     ]
-    outcome = Outcome(len(plan.jobs) - len(failures), plan.already, failures)
-    return report(outcome, plan, share, args.source, args.target)
+    outcome = Outcome(len(jobs.todo) - len(failures), jobs.already, failures)
+    return report(outcome, jobs, process, args.source, args.target)
 
 
 @contextmanager

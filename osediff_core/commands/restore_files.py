@@ -48,16 +48,6 @@ class Settings:
     detail: float = 1.0
 
 
-def restore_file(
-    model: OSEDiff, source: Path, target: Path, settings: Settings, progress: Progress | None = None
-) -> None:
-    """Restore one picture file: upright, as sRGB, with transparency and EXIF, at exactly the size asked.
-
-    Raises OSEDiffError, naming a file, for what cannot be read, restored or written; nothing is left behind.
-    """
-    _restored(model, Job(source, target), settings, progress, read_image(source))()
-
-
 def _restored(
     model: OSEDiff, job: Job, settings: Settings, progress: Progress | None, picture: Picture
 ) -> Callable[[], None]:

@@ -48,14 +48,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from ..model import OSEDiff
-    from ..tools.verify import Row, compare, find_pairs, machine_lines, table
+    from ..tools.verify import Comparison, compare, find_pairs, machine_lines, table
 
     pairs = find_pairs(args.inputs, args.published, args.most)
     model = OSEDiff.from_pretrained(
         args.base, args.weights, dtype=args.dtype, device=args.device, vocabulary=args.vocabulary
     )
     source = _prompt_source(args)
-    rows: list[Row] = []
+    rows: list[Comparison] = []
     for done, pair in enumerate(pairs, start=1):
         try:
             rows.append(compare(model, pair, source, args.prompt, args.scale, args.color))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from ..errors import first_line
 from .memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -46,5 +47,4 @@ def _guarded(part: nn.Module, parts: Sequence[nn.Module]) -> Callable[..., objec
 def _put_back(parts: Sequence[nn.Module], error: Exception) -> None:
     for part in parts:
         part._compiled_call_impl = None
-    line = (str(error).strip().splitlines() or [""])[0]
-    logger.info("going on without compiling, which failed: %s: %s", type(error).__name__, line)
+    logger.info("going on without compiling, which failed: %s: %s", type(error).__name__, first_line(error))

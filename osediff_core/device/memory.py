@@ -11,7 +11,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-Free = Callable[[torch.device], "int | None"]
 Attempt = TypeVar("Attempt")
 Result = TypeVar("Result")
 
@@ -74,13 +73,11 @@ def release() -> None:
             module.empty_cache()
 
 
-def first_that_fits(
-    attempts: Sequence[Attempt], run: Callable[[Attempt], Result], words: Callable[[Attempt], str]
-) -> Result:
+def first_that_fits(attempts: Sequence[Attempt], run: Callable[[Attempt], Result]) -> Result:
     """Return what `run` makes of the first attempt for which memory suffices.
 
-    After an out-of-memory error, and after no other, the next attempt is made, with one line in the log in
-    which words(attempt) says how it goes on. The last attempt's error is raised.
+    After an out-of-memory error, and after no other, the next attempt is made, with one line in the log that
+    names both. The last attempt's error is raised.
     """
     for i, attempt in enumerate(attempts):
         try:
@@ -89,7 +86,7 @@ def first_that_fits(
             if i + 1 == len(attempts) or not is_out_of_memory(error):
                 raise
         # Out of the handler, for the error holds the frames, and with them the memory, of what failed.
-        logger.warning("memory ran out with %s; going on with %s", words(attempt), words(attempts[i + 1]))
+        logger.warning("memory ran out with %s; going on with %s", attempt, attempts[i + 1])
         release()
     raise ValueError("expected at least one attempt, got none")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +20,21 @@ def check_offload(offload: str) -> None:
 
 
 @contextmanager
-def resident(device: torch.device | None, *modules: nn.Module | None) -> Iterator[torch.device]:
-    """Have `modules` on `device` inside, and yield where they are; None: they stay, wherever that is.
+def resident(device: torch.device, *modules: nn.Module | None) -> Iterator[None]:
+    """Have `modules` on `device` inside.
 
     Nothing is copied back: weights do not change at inference, so those in the host's memory are kept and
     put in place again, whatever happens inside.
     """
     there = [module for module in modules if module is not None]
-    if device is None:
-        yield next(there[0].parameters()).device
-        return
-    stores = [store for module in there for m in module.modules() for store in (m._parameters, m._buffers)]
+    stores: list[dict[str, Any]] = [
+        store for module in there for m in module.modules() for store in (m._parameters, m._buffers)
+    ]
     at_home = [dict(store) for store in stores]
     try:
         for store in stores:
             store.update({name: _moved(tensor, device) for name, tensor in store.items()})
-        yield device
+        yield
     finally:
         for store, home in zip(stores, at_home, strict=True):
             store.update(home)

@@ -1,14 +1,11 @@
-"""Files that appear whole or not at all, and what can be known before a picture is written."""
+"""What can be known before a picture is written: formats, their limits, and whether the folder takes it."""
 
 from __future__ import annotations
 
-import errno
-import os
-import uuid
-from contextlib import suppress
 from pathlib import Path
 
 from ..errors import OSEDiffError
+from ..whole_files import name_beside
 
 # What Pillow calls the format that a name's ending asks for.
 WRITABLE = {
@@ -47,7 +44,7 @@ def check_target(path: str | Path, size: tuple[int, int] | None = None) -> None:
             f"{kind} holds at most {longest} pixels a side, and {path.name} would have {size[1]}x{size[0]}; "
             "write PNG or TIFF, or take a smaller scale"
         )
-    beside = _beside(path)
+    beside = name_beside(path)
     try:
         if path.is_dir():
             raise OSEDiffError(f"{path} is a folder, and a picture was to be written there; name a file")
@@ -57,25 +54,3 @@ def check_target(path: str | Path, size: tuple[int, int] | None = None) -> None:
         beside.unlink()
     except OSError as error:
         raise OSEDiffError(f"cannot write into the folder {path.parent}: {error.strerror}") from error
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write beside, then rename: nobody sees half a file, and an old one stays until the new one is whole."""
-    beside = _beside(path)
-    try:
-        with beside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        remedy = "; make room and start again" if error.errno == errno.ENOSPC else ""
-        raise OSEDiffError(f"{path} could not be written: {error.strerror or error}{remedy}") from error
-    finally:
-        with suppress(OSError):  # what went wrong above is the thing to hear about
-            beside.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> Path:
-    # Short, because a name may already be as long as the file system allows.
-    return path.with_name(f".osediff-{uuid.uuid4().hex[:12]}.part")

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ..color import to_levels
 from ..errors import OSEDiffError
+from ..whole_files import write_whole
 from .exif import keep_exif, resized_exif, upright
-from .files import check_target, format_of, write_whole
+from .files import check_target, format_of
 from .pixels import split_alpha, srgb_profile, to_8bit, to_srgb
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def _to_image(sr: Tensor, alpha: Tensor | None, path: Path) -> Image.Image:
     if format_of(path) not in WITHOUT_ALPHA:
         image.putalpha(mask)
         return image
-    if mask.getextrema()[0] < 255:
+    if alpha.min() < 255:
         log.warning("%s cannot be transparent in this format; laid on white", path.name)
     return Image.composite(image, Image.new("RGB", image.size, "white"), mask)
 

@@ -23,14 +23,14 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Jobs:
     """What is to be done, and how many pictures of a folder are there already."""
 
-    jobs: list[Job]
+    todo: list[Job]
     already: int = 0
 
 
-def make_plan(
+def find_jobs(
     source: str,
     target: str,
     suffix: str | None,
@@ -38,13 +38,15 @@ def make_plan(
     overwrite: bool,
     recursive: bool,
     share: tuple[int, int] = (0, 1),
-) -> Plan:
+    look_only: bool = False,
+) -> Jobs:
     """Return the pictures to restore; make the folders that they go to, and see that these can be written.
 
     source: a file or a folder. target: a file, or a folder: one that exists, or a name without an ending or
     with a slash behind it. suffix (".png"): the format in folders; None means PNG, or what a file's name
     says. share (rank, count): every count-th picture, for processes that divide a folder; which ones does not
-    depend on what is there already. Raises OSEDiffError where nothing should be begun.
+    depend on what is there already. look_only: make no folder and try none. Raises OSEDiffError where nothing
+    should be begun.
     """
     place = Path(source)
     try:
@@ -52,8 +54,9 @@ def make_plan(
             raise OSEDiffError(f"there is no file or folder {source}")
         if place.is_dir():
             every = _folder(place, Path(target), suffix or ".png", recursive=recursive)
-            return _left(every[share[0] :: share[1]], overwrite=overwrite)
-        return Plan([]) if share[0] else _single(place, _file(place, target, suffix), overwrite=overwrite)
+            return _left(every[share[0] :: share[1]], overwrite=overwrite, look_only=look_only)
+        one = _file(place, target, suffix)
+        return Jobs([]) if share[0] else _single(place, one, overwrite=overwrite, look_only=look_only)
     except OSError as error:
         where = error.filename or target
         raise OSEDiffError(f"{where} cannot be used: {error.strerror or error}") from error
@@ -70,14 +73,15 @@ def _file(source: Path, target: str, suffix: str | None) -> Path:
     return path
 
 
-def _single(source: Path, target: Path, *, overwrite: bool) -> Plan:
+def _single(source: Path, target: Path, *, overwrite: bool, look_only: bool) -> Jobs:
     if target.exists() and target.samefile(source):
         raise OSEDiffError(f"{source} would be written over itself; name another file for the result")
     if target.is_file() and not overwrite:
         raise OSEDiffError(f"{target} exists; name another file, or say --overwrite to replace it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    check_target(target)
-    return Plan([Job(source, target)])
+    if not look_only:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        check_target(target)
+    return Jobs([Job(source, target)])
 
 
 def _folder(source: Path, target: Path, suffix: str, *, recursive: bool) -> list[Job]:
@@ -98,14 +102,14 @@ def _folder(source: Path, target: Path, suffix: str, *, recursive: bool) -> list
     return jobs
 
 
-def _left(jobs: list[Job], *, overwrite: bool) -> Plan:
+def _left(jobs: list[Job], *, overwrite: bool, look_only: bool) -> Jobs:
     """What is to be done of these, with the folders that it needs."""
     left = [job for job in jobs if overwrite or not job.target.exists()]
-    for folder in sorted({job.target.parent for job in left}):
+    for folder in sorted({job.target.parent for job in left if not look_only}):
         folder.mkdir(parents=True, exist_ok=True)
-    if left:
+    if left and not look_only:
         check_target(left[0].target)
-    return Plan(left, already=len(jobs) - len(left))
+    return Jobs(left, already=len(jobs) - len(left))
 
 
 def _pictures(source: Path, target: Path, *, recursive: bool) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -86,13 +87,14 @@ def to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image
 
 def _through_profile(image: Image.Image, profile: bytes) -> Image.Image:
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    space = source.profile.xcolor_space
+    about: Any = source.profile  # Pillow's types take it for a file
+    space = about.xcolor_space
     mode = PROFILE_MODES.get(space)
     if mode == "RGB" and image.mode in ("1", "L", "P", "YCbCr", "HSV"):
         image = image.convert("RGB")  # the profile is about the colours that these stand for
     elif mode == "L" and image.mode == "1":
         image = image.convert("L")
-    if mode != image.mode:
+    if mode is None or mode != image.mode:
         raise ValueError(f"it is for {space.strip()}, the pixels are {image.mode}")
     transform = ImageCms.buildTransform(
         source,

@@ -1,73 +1,59 @@
-"""How the work is cut to the memory there is: how the VAE runs, how many tiles the UNet takes at once.
+"""What a restoration will do, decided before anything heavy: sizes, tiles, how the VAE runs, bytes.
 
-Nothing here changes a picture by more than the last bits of sums. The UNet's tiles are not chosen here: they
-would.
+How the work is cut to the memory changes a picture by no more than the last bits of sums. The UNet's tiles
+would change it: they depend on the picture's size alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from ..device.memory import Free, first_that_fits, free_memory, gigabytes
+from ..device.memory import gigabytes
 from ..errors import OSEDiffError
 from ..model import OSEDiff
-from ..vae.exact import (
-    LEAST_PIECE,
-    PIECE,
-    Place,
-    decode_in_pieces,
-    decode_memory,
-    divisible,
-    encode_in_pieces,
-    encode_memory,
-)
+from ..network.unet import UNet
+from ..network.vae import VAE
+from ..resize import target_size
+from ..vae.exact import LEAST_PIECE
+from ..vae.memory import PIECE, decode_bytes, encode_bytes
+from ..vae.strips import Store
+from .runtime import Runtime
+from .unet_tiles import UNetPlan
 
 CPU = torch.device("cpu")
 SHARE = 0.9  # of the free memory that is planned with
-CONVOLUTION = 1.5  # what convolutions take beside their tensors, where a layer is not cut
-UNET_VALUES = 32  # alive at once in a UNet, per latent pixel and channel of its first level: 25 are counted
+OVERHEAD = 48 * 2**20  # bytes that allocators and libraries take beside everything
+UNET_VALUES = 26  # alive at once in a UNet, per latent pixel and channel of its first level: 25 are counted
 MOST_TILES = 16  # at once: more gain no speed
-HOST_COPIES = 8  # of the result, as float32: the result, the input beside it, and colour matching
+LEAST_TILE = 32  # latent pixels: below, the UNet's deepest level has fewer than 4 x 4 pixels
+AUTO_TILE = 96  # latent pixels: the published tile, which never depends on free memory
+AUTO_REDUCTION = 8  # Stable Diffusion's, for which the published tile was chosen: 768 pixels of the picture
+# Beside a part's work there are, in float32, pictures of the result's size, and latents:
+KEPT_COPIES = 2  # the resized input and the result; of a batch every result
+VAE_COPIES = 3  # more while a half of the VAE runs: what goes in or comes out, in [0, 1] and in [-1, 1]
+COLOR_COPIES = 6  # more while colours are matched
+LATENT_COPIES = 6  # while the UNet runs: z_lq, the noise that is summed up and a tile's, their quotient, z_hq
+
+Measure = Callable[[VAE, int, int, "int | None", Store], tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Room:
-    """How memory is used.
+class VAEPlan:
+    """How one half of the VAE runs: whole (piece None), or in exact pieces of so many pixels a side.
 
-    vae: "auto" (whole where it fits, else in pieces), "whole", or the side of the pieces in image pixels.
-    spill: a folder for what does not fit into memory, None for no files. free(device) says how many bytes
-    there are; None, or an answer of None, where that is unknown.
+    keep: where pieces leave the activations of the whole image. Bytes are those of its work and of the
+    pictures beside it, without weights.
     """
 
-    vae: str | int = "auto"
-    spill: Path | None = None
-    free: Free = free_memory
-
-    def __post_init__(self) -> None:
-        """Raise OSEDiffError for a choice that is none."""
-        piece = isinstance(self.vae, int) and not isinstance(self.vae, bool)
-        if self.vae not in ("auto", "whole") and not piece:
-            raise OSEDiffError(f"the VAE runs auto, whole, or in pieces of so many pixels, got {self.vae!r}")
-        if piece and int(self.vae) < LEAST_PIECE:
-            raise OSEDiffError(f"pieces of the VAE are at least {LEAST_PIECE} pixels wide, got {self.vae}")
-        if self.spill is not None and not self.spill.is_dir():
-            raise OSEDiffError(f"there is no folder {self.spill} to spill to: make it, or name another one")
-
-
-AUTO = Room()
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a VAE runs: whole (None) or in pieces of so many pixels, keeping activations at a place."""
-
     piece: int | None
-    keep: Place = None
+    keep: Store = None
+    device_bytes: int = 0
+    host_bytes: int = 0
 
     def __str__(self) -> str:
         """Say it for the log."""
@@ -78,131 +64,223 @@ class Cut:
         return f"the VAE in pieces of {self.piece} pixels{place}"
 
 
-def encode_image(model: OSEDiff, image: Tensor, room: Room, beat: Callable[[], None]) -> Tensor:
-    """Return the latent of an image (1, 3, H, W) in [0, 1], (1, C, h, w), cut to the room there is."""
-    height, width = image.shape[-2:]
-    device = next(model.vae.encoder.parameters()).device
+@dataclass(frozen=True)
+class Plan:
+    """All of a restoration. Sizes are (height, width) in pixels; bytes are the most there are at any time.
 
-    def run(cut: Cut) -> Tensor:
-        if cut.piece is None:
-            return model.encode(image.to(device))
-        x = image.float() * 2 - 1  # (1, 3, H, W) in [-1, 1]
-        moments = encode_in_pieces(model.vae, x, piece=cut.piece, keep=cut.keep, beat=beat)
-        return moments.chunk(2, dim=1)[0] * model.scaling_factor  # the posterior's mean
-
-    def memory(cut: Cut) -> tuple[int, int]:
-        return encode_memory(model.vae, height, width, cut.piece, cut.keep)
-
-    return first_that_fits(cuts(room, device, memory), run, str)
-
-
-def decode_latent(model: OSEDiff, z: Tensor, room: Room, beat: Callable[[], None]) -> Tensor:
-    """Return the image of a latent (1, C, h, w), (1, 3, H, W) about [0, 1], cut to the room there is."""
-    height, width = (side * model.reduction for side in z.shape[-2:])
-    device = next(model.vae.decoder.parameters()).device
-
-    def run(cut: Cut) -> Tensor:
-        if cut.piece is None:
-            return model.decode_unclamped(z.to(device))
-        unscaled = z / model.scaling_factor
-        image = decode_in_pieces(model.vae, unscaled, piece=cut.piece, keep=cut.keep, beat=beat)
-        return image.float().div_(2).add_(0.5)  # (1, 3, H, W)
-
-    def memory(cut: Cut) -> tuple[int, int]:
-        return decode_memory(model.vae, height, width, cut.piece, cut.keep)
-
-    return first_that_fits(cuts(room, device, memory), run, str)
-
-
-def cuts(room: Room, device: torch.device, memory: Callable[[Cut], tuple[int, int]]) -> list[Cut]:
-    """Return how to run the VAE, and how to go on, again and again, if memory runs out all the same.
-
-    memory(cut) gives the bytes on the device and elsewhere. Raises OSEDiffError where even pieces need more
-    of the host's memory than there is.
+    encode, denoise, decode: how each part runs, and how it goes on, again and again, where memory runs out
+    all the same. steps: what progress counts, of one image by part and of all. on_device: whether pictures
+    lie on the model's device from beginning to end. forced: whether the user wants the VAE whole, whatever
+    memory there is. On a processor, device and host are one memory, and the device's figures are for it.
+    fits: whether there is memory for it; what is unknown counts as enough.
     """
-    if room.vae == "whole":
-        return [Cut(None)]
-    elsewhere: Place = room.spill or CPU
-    piece = PIECE if room.vae == "auto" else int(room.vae)
-    ways = [Cut(piece), Cut(piece, elsewhere)] if device != CPU or room.spill else [Cut(piece)]
-    if room.vae == "auto":
-        ways.insert(0, Cut(None))
-    while piece > LEAST_PIECE:
-        piece = max(piece // 2, LEAST_PIECE)
-        ways.append(replace(ways[-1], piece=piece))
-    fitting = next((i for i, cut in enumerate(ways) if _fits(cut, room, device, memory)), len(ways))
-    if fitting == len(ways):
-        _refuse(ways[-1], room, device, memory)
-    return ways[fitting:]
+
+    count: int
+    size: tuple[int, int]
+    reduction: int
+    encode: Sequence[VAEPlan]
+    denoise: Sequence[UNetPlan]
+    decode: Sequence[VAEPlan]
+    encode_steps: int
+    decode_steps: int
+    steps: int
+    device: torch.device
+    on_device: bool
+    forced: bool
+    device_bytes: int
+    host_bytes: int
+    device_free: int | None
+    host_free: int | None
+    fits: bool
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """The size that is encoded and decoded: `size` with sides that the VAE's reduction divides."""
+        height, width = (-(-side // self.reduction) * self.reduction for side in self.size)
+        return height, width
+
+    def check(self) -> None:
+        """Raise OSEDiffError, with the memory it would take, unless it fits."""
+        if not self.fits and not self.forced:
+            raise OSEDiffError(f"{self}; take a smaller scale, cut the picture into parts, or spill to files")
+
+    def __str__(self) -> str:
+        """Say it in one sentence."""
+        height, width = self.size
+        tiles = len(self.denoise[0].boxes)
+        several = f"{self.count} pictures of " if self.count > 1 else ""
+        cut = f"{tiles} tiles" if tiles > 1 else "one tile"
+        halves = f"{_words('encoded', self.encode[0])}, {_words('decoded', self.decode[0])}"
+        memory = [_need(self.device_bytes, self.device_free, self.device)]
+        if self.host_bytes:
+            memory.append(_need(self.host_bytes, self.host_free, CPU))
+        fits = "fits" if self.fits else "does not fit"
+        return f"{several}{width} x {height} in {cut}, {halves}, takes {' and '.join(memory)}: {fits}"
 
 
-def _fits(cut: Cut, room: Room, device: torch.device, memory: Callable[[Cut], tuple[int, int]]) -> bool:
-    """Whether what a cut takes is free; what is unknown is assumed to suffice."""
-    there, elsewhere = memory(cut)
-    there = int(there * CONVOLUTION) if cut.piece is None else there
-    elsewhere = 0 if isinstance(cut.keep, Path) else elsewhere
-    return _enough(there, device, room) and _enough(elsewhere, CPU, room)
+def make_plan(
+    model: OSEDiff,
+    height: int,
+    width: int,
+    *,
+    runtime: Runtime,
+    count: int = 1,
+    scale: float = 1.0,
+    tile: str | int = "auto",
+    overlap: int = 32,
+    vae: str | int = "auto",
+    spill: str | Path | None = None,
+) -> Plan:
+    """Return how images of (height, width) pixels are restored at `scale`, with the memory there is now.
 
+    count: of images, one after the other. tile, overlap, vae, spill: as for `restore`. Raises OSEDiffError
+    for choices that are none; where memory does not suffice, `Plan.check` does.
+    """
+    device, f = runtime.device(model), model.reduction
+    size = target_size(height, width, scale)
+    down, across = (-(-side // f) for side in size)
+    copy = 3 * size[0] * size[1] * 4  # bytes
+    results, z = copy * (count - 1), model.latent_channels * down * across * 4  # beside the image at work
+    kept = copy * KEPT_COPIES + results * (device == CPU)
+    parts = model.encoder_part, (model.unet,), model.decoder_part
+    known = [free for part in parts if (free := runtime.free_beside(model, part)) is not None]
+    device_free = min(known, default=None)
+    host_free = None if device == CPU else runtime.free_memory(CPU)
+    ways = _ways(vae, device, spill)
+    tiles = _tiles(model, down, across, *tile_and_overlap(tile, overlap, f), device, device_free)
 
-def _enough(size: int, device: torch.device, room: Room) -> bool:
-    free = room.free(device) if size else None
-    return free is None or size <= SHARE * free
+    def fitting(measure: Measure, there: bool) -> list[VAEPlan]:
+        """Return the ways to run a half of the VAE from the first that fits on, or else the last one.
 
+        there: whether pictures lie on the device.
+        """
+        beside, plans, found = OVERHEAD + kept + VAE_COPIES * copy, [], False
+        for piece, keep in ways:
+            on_device, elsewhere = measure(model.vae, down * f, across * f, piece, keep)
+            elsewhere = 0 if isinstance(keep, Path) else elsewhere
+            plan = VAEPlan(
+                piece, keep, on_device + beside * there, elsewhere + (beside + results) * (not there)
+            )
+            fits = _enough(plan.device_bytes, device_free) and _enough(plan.host_bytes, host_free)
+            found, plans = found or fits, [*plans, plan] if found else [plan]
+        return plans
 
-def _refuse(cut: Cut, room: Room, device: torch.device, memory: Callable[[Cut], tuple[int, int]]) -> None:
-    there, elsewhere = memory(cut)
-    free, free_host = room.free(device) or 0, room.free(CPU) or 0
-    beside = f", and {gigabytes(elsewhere)} of the host's memory, of which {gigabytes(free_host)} are free"
-    raise OSEDiffError(
-        f"this picture takes {gigabytes(there)} on {device} even in the smallest pieces, of which "
-        f"{gigabytes(free)} are free{beside if elsewhere else ''}: take a smaller scale, cut the picture "
-        "into parts, or spill to files"
+    decode = fitting(decode_bytes, there=True)
+    there = decode[0].keep is None and _enough(decode[0].device_bytes, device_free)
+    if device != CPU and not there:
+        decode = fitting(decode_bytes, there=False)
+    there = there or device == CPU
+    encode = fitting(encode_bytes, there)
+    latents, colors = OVERHEAD + LATENT_COPIES * z, OVERHEAD + kept + COLOR_COPIES * copy
+    unet = tiles[0].device_bytes + latents + kept * there
+    device_bytes = max(encode[0].device_bytes, unet, decode[0].device_bytes, colors * there)
+    host_bytes = max(encode[0].host_bytes, decode[0].host_bytes, colors * (not there))
+    host_bytes = max(host_bytes, results * (device != CPU))
+    encode_steps, decode_steps = len(model.encoder_layers()), len(model.decoder_layers())
+    return Plan(
+        count=count,
+        size=size,
+        reduction=f,
+        encode=encode,
+        denoise=tiles,
+        decode=decode,
+        encode_steps=encode_steps,
+        decode_steps=decode_steps,
+        steps=count * (encode_steps + len(tiles[0].boxes) + decode_steps),
+        device=device,
+        on_device=there and device != CPU,
+        forced=vae == "whole",
+        device_bytes=device_bytes,
+        host_bytes=host_bytes,
+        device_free=device_free,
+        host_free=host_free,
+        fits=_enough(device_bytes, device_free) and _enough(host_bytes, host_free),
     )
 
 
-def fits_on_device(model: OSEDiff, height: int, width: int, count: int, room: Room) -> bool:
-    """Whether images of that size may lie on the model's device from the beginning to the end.
+def tile_and_overlap(
+    tile: str | int, overlap: int, reduction: int = AUTO_REDUCTION
+) -> tuple[int | None, int]:
+    """Return side and overlap of the UNet's tiles in latent pixels, for a setting; None is the whole picture.
 
-    They may where it has room for the decoder's activations beside them: not where those are kept elsewhere,
-    nor on a processor, where it would change nothing.
+    "auto" is the published tile of 96, or as much of the picture where the VAE's reduction is smaller than
+    Stable Diffusion's, and as much of it in the overlap: a UNet that sees less of a picture at once gives its
+    tiles tones of their own. reduction: image pixels per latent pixel.
     """
-    device, copies = model.device, _copies(height, width, count)
-
-    def memory(cut: Cut) -> tuple[int, int]:
-        there, elsewhere = decode_memory(model.vae, height, width, cut.piece, cut.keep)
-        return there + copies, elsewhere
-
-    ways = [Cut(None)] if isinstance(room.vae, str) else []
-    if room.vae != "whole" and divisible(model.vae):
-        ways.append(Cut(PIECE if room.vae == "auto" else int(room.vae)))
-    return device != CPU and any(_fits(cut, room, device, memory) for cut in ways)
+    if tile == "auto":
+        finer = max(1, AUTO_REDUCTION // reduction)
+        return AUTO_TILE * finer, overlap * finer
+    if tile == "off":
+        return None, overlap
+    if isinstance(tile, int) and not isinstance(tile, bool):
+        return tile, overlap
+    raise OSEDiffError(f"the tile is auto, off, or a number of latent pixels, got {tile!r}")
 
 
-def _copies(height: int, width: int, count: int) -> int:
-    """Return what the results take that are there together, in bytes."""
-    return 3 * height * width * 4 * (HOST_COPIES + count - 1)
-
-
-def check_host(height: int, width: int, count: int, room: Room) -> None:
-    """Raise OSEDiffError, with the memory it would take, for results that the host's memory cannot hold."""
-    size = _copies(height, width, count)
-    if not _enough(size, CPU, room):
-        raise OSEDiffError(
-            f"a result of {width} x {height} pixels takes about {gigabytes(size)} of memory to make, and "
-            f"{gigabytes(room.free(CPU) or 0)} are free: take a smaller scale, or cut the picture into parts"
-        )
-
-
-def unet_memory(unet: nn.Module, height: int, width: int) -> int:
+def unet_bytes(unet: UNet, height: int, width: int) -> int:
     """Return how many bytes the UNet takes beside its weights for one latent tile of that size."""
     first = unet.conv_in
     return UNET_VALUES * first.out_channels * height * width * first.weight.element_size()
 
 
-def tiles_at_once(unet: nn.Module, height: int, width: int, room: Room) -> int:
-    """Return how many tiles of that size the UNet takes at once: on a processor one, more are no faster."""
-    device = next(unet.parameters()).device
-    free = None if device == CPU else room.free(device)
-    if free is None:
-        return 1
-    return min(MOST_TILES, max(1, int(SHARE * free) // unet_memory(unet, height, width)))
+def _tiles(
+    model: OSEDiff,
+    height: int,
+    width: int,
+    side: int | None,
+    overlap: int,
+    device: torch.device,
+    free: int | None,
+) -> list[UNetPlan]:
+    """Return how the UNet runs, and how it goes on: fewer tiles at once, then smaller ones, down to a floor.
+
+    On a processor one tile at once: more are no faster.
+    """
+    plan = UNetPlan(height, width, side, overlap)
+    each, most = unet_bytes(model.unet, *plan.boxes[0][2:]), 1
+    if device != CPU and free is not None:
+        most = max(1, min(MOST_TILES, len(plan.boxes), int(SHARE * free) // each))
+    counts = [most // 2**n for n in range(most.bit_length())]
+    plans = [replace(plan, at_once=count, device_bytes=count * each) for count in counts]
+    smaller = math.isqrt(height * width) if side is None or len(plan.boxes) == 1 else side
+    while smaller // 2 >= LEAST_TILE:
+        smaller //= 2
+        plans.append(UNetPlan(height, width, smaller, min(overlap, smaller // 3)))
+    return plans
+
+
+def _ways(vae: str | int, device: torch.device, spill: str | Path | None) -> list[tuple[int | None, Store]]:
+    """Return how a half of the VAE may run: piece and keep of a `VAEPlan`, each with less memory."""
+    number = isinstance(vae, int) and not isinstance(vae, bool)
+    if vae not in ("auto", "whole") and not number:
+        raise OSEDiffError(f"the VAE runs auto, whole, or in pieces of so many pixels, got {vae!r}")
+    if number and int(vae) < LEAST_PIECE:
+        raise OSEDiffError(f"pieces of the VAE are at least {LEAST_PIECE} pixels wide, got {vae}")
+    if spill is not None and not Path(spill).is_dir():
+        raise OSEDiffError(f"there is no folder {spill} to spill to: make it, or name another one")
+    if vae == "whole":
+        return [(None, None)]
+    piece = PIECE if vae == "auto" else int(vae)
+    keep = CPU if spill is None else Path(spill)
+    ways: list[tuple[int | None, Store]] = [(None, None)] if vae == "auto" else []
+    ways += [(piece, None), (piece, keep)] if device != CPU or spill is not None else [(piece, None)]
+    while piece > LEAST_PIECE:
+        piece = max(piece // 2, LEAST_PIECE)
+        ways.append((piece, ways[-1][1]))
+    return ways
+
+
+def _enough(size: int, free: int | None) -> bool:
+    return free is None or size <= SHARE * free
+
+
+def _words(done: str, plan: VAEPlan) -> str:
+    return f"{done} whole" if plan.piece is None else f"{done} in pieces of {plan.piece}"
+
+
+def _need(size: int, free: int | None, device: torch.device) -> str:
+    """Say what is needed of a device's memory, and what is free."""
+    memory = "memory" if device == CPU else f"memory on {device}"
+    return f"{gigabytes(size)} of {memory}" + (
+        "" if free is None else f", of which {gigabytes(free)} are free"
+    )

@@ -1,35 +1,29 @@
-"""Restore images: `restore` is the steps in a row, and asks the device once whether all went well."""
+"""Restore images: plan once, then prepare, encode, denoise, decode, finish.
+
+Each step computes on the model's device, image by image, and answers on the device of what it was given. None
+records gradients.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..color import check_method, to_levels
-from ..device.memory import Free, free_memory
+from ..color import check_method, match_color, to_levels
+from ..device.memory import first_that_fits, upload
 from ..errors import OSEDiffError
-from ..inputs import check_detail, check_image, check_prompts
+from ..inputs import check_detail, check_embeds, check_image, check_prompts, check_texts
 from ..model import OSEDiff
-from ..resize import target_size
-from .overflow import AskLater, Check, finite
-from .plan import Room, check_host, fits_on_device
-from .steps import (
-    Bring,
-    Progress,
-    decode,
-    denoise,
-    encode,
-    encode_prompt,
-    finish,
-    prepare,
-    stays,
-    tile_and_overlap,
-)
-from .tiling import Box, grid
+from ..network.vae import run_whole
+from ..resize import crop, pad_to_multiple, resize_bicubic
+from ..vae.exact import decode_in_pieces, encode_in_pieces
+from .plan import Plan, VAEPlan, make_plan
+from .runtime import Progress, Runtime
+from .unet_tiles import predict_in_tiles
 
 DTYPES_OUT = (torch.float32, torch.uint8)
 
@@ -48,123 +42,70 @@ def restore(
     progress: Progress | None = None,
     vae: str | int = "auto",
     spill: str | Path | None = None,
-    tile_prompt: Callable[[Tensor], str] | None = None,
-    chunk: int = 1,
-    free: Free = free_memory,
-    bring: Bring = stays,
     dtype: torch.dtype = torch.float32,
+    runtime: Runtime | None = None,
 ) -> Tensor:
     """Return the restored images, (B, 3, H', W') float32 in [0, 1] on lq's device, H' = floor(scale H + 0.5).
 
     lq: (B, 3, H, W), uint8 or float in [0, 1], any size from 1x1. prompt: one for all images or one for each.
     color: adain, wavelet or none. tile: "auto" (whole up to 96 x 96 latent pixels, else tiles of 96; as much
     of the picture where the VAE's reduction is below 8), "off", or the side in latent pixels. detail: how far
-    the step goes, from 0 to 2; 1 is as trained, less is nearer to the input. progress(done, total) is
-    called after every tile of the UNet, and once per image for encoding and decoding, or after every piece of
-    it; it may raise to cancel.
+    the step goes, from 0 to 2; 1 is as trained, less is nearer to the input. progress(done, total) is called
+    after every tile of the UNet and every stage of the VAE, and after every piece of one; it may raise to
+    cancel.
 
     vae: "auto" (whole where it fits, else in exact pieces), "whole", or the pieces' side in pixels. spill: a
-    folder for what even pieces have to keep. tile_prompt: gives a prompt for the pixels of each of the UNet's
-    tiles, (1, 3, h, w) in [0, 1], in place of `prompt`. chunk: how many images go through a step together
-    before the next step. free(device): the bytes there are, None if unknown. bring(step, height, width) is
-    told before each step its name here, and what it works on in pixels, so that it can fetch its part of the
-    model; of encode_prompt only where a text is new. dtype: float32, or uint8 for levels of 255, rounded on
-    the model's device. None of these changes a picture by more than the last bits of its sums, but
-    tile_prompt. The same input always gives the same output. Raises OSEDiffError for what cannot be restored.
+    folder for what even pieces have to keep. dtype: float32, or uint8 for levels of 255, rounded on the
+    model's device. runtime: the surroundings, in place of `progress`. None of these changes a picture by more
+    than the last bits of its sums. The same input always gives the same output. Raises OSEDiffError for what
+    cannot be restored.
     """
     check_method(color)
     check_detail(detail)
     check_image(lq)
     if dtype not in DTYPES_OUT:
         raise OSEDiffError(f"a restored image is float32 or uint8, got {dtype}: convert it afterwards")
-    room = Room(vae, None if spill is None else Path(spill), free)
-    size = target_size(lq.shape[-2], lq.shape[-1], scale)
-    check_host(*size, len(lq), room)
-    down, across = (-(-side // model.reduction) for side in size)
-    boxes = grid(down, across, *tile_and_overlap(tile, overlap, model.reduction))
     prompts = check_prompts(prompt, len(lq))
-    embeds = None
-    if tile_prompt is None:
-        embeds = encode_prompt(model, prompts, bring)  # (1 or B, L, D)
-    padded = down * model.reduction, across * model.reduction
-    settings = _Settings(scale, color, tile, overlap, detail, room, padded, boxes, tile_prompt, bring, dtype)
-    out = torch.empty((len(lq), 3, *size), device=lq.device, dtype=dtype)
-    each, later = 2 + len(boxes), AskLater()
-    for part in torch.arange(len(lq)).split(_positive(chunk)):
-        own = embeds if embeds is None or len(embeds) == 1 else embeds[part]
-        report = _shifted(progress, int(part[0]) * each, len(lq) * each)
-        out[part] = _restore_part(model, lq[part], own, settings, report, later)
+    runtime = runtime or Runtime(progress)
+    cut = {"scale": scale, "tile": tile, "overlap": overlap, "vae": vae, "spill": spill}
+    plan = make_plan(model, *lq.shape[-2:], count=len(lq), runtime=runtime, **cut)
+    plan.check()
+    runtime.show_plan(plan)
+    embeds = encode_prompt(model, prompts, runtime).expand(len(lq), -1, -1)  # (B, L, D)
+    out = torch.empty((len(lq), 3, *plan.size), device=lq.device, dtype=dtype)
+    runtime.done, runtime.total = 0, plan.steps
+    for i, image in enumerate(lq.split(1)):
+        out[i] = _restore_one(model, image, embeds[i : i + 1], plan, color, detail, dtype, runtime)[0]
     return out
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """What `restore` was asked for, and the (height, width) of the work and the tiles that follow from it."""
-
-    scale: float
-    color: str
-    tile: str | int
-    overlap: int
-    detail: float
-    room: Room
-    padded: tuple[int, int]
-    boxes: list[Box]
-    tile_prompt: Callable[[Tensor], str] | None
-    bring: Bring
-    dtype: torch.dtype
-
-
-def _restore_part(
+def _restore_one(
     model: OSEDiff,
     lq: Tensor,
-    embeds: Tensor | None,
-    settings: _Settings,
-    report: Progress,
-    later: AskLater,
-) -> Tensor:
-    """Restore some images (B, 3, H, W), and ask in the end, or from part to part, whether all is finite.
-
-    report(done, total) counts within these. Asking from part to part follows where the answer was no, and is
-    all there is where the picture does not lie on the device, or `later` was not worth it before.
-    """
-    room, padded = settings.room, settings.padded
-    settings.bring("encode", *padded)
-    there = fits_on_device(model, *padded, len(lq), room)
-    x, size = prepare(lq, settings.scale, model.reduction, room, model.device if there else None)
-    if embeds is None:
-        assert settings.tile_prompt is not None
-        embeds = _tile_embeds(model, x, settings, settings.tile_prompt)  # (B, T, L, D)
-        settings.bring("encode", *padded)
-    if there and later.worthwhile:
-        sr = _steps(model, x, size, embeds, settings, report, later)  # (B, 3, H', W')
-        found = _fetched(sr, later.all_finite(), lq.device)
-        if found is not None:
-            return found
-        later.worthwhile = False
-    return _steps(model, x, size, embeds, settings, report, finite).to(lq.device)
-
-
-def _steps(
-    model: OSEDiff,
-    x: Tensor,
-    size: tuple[int, int],
     embeds: Tensor,
-    settings: _Settings,
-    report: Progress,
-    check: Check,
+    plan: Plan,
+    color: str,
+    detail: float,
+    dtype: torch.dtype,
+    runtime: Runtime,
 ) -> Tensor:
-    """Take prepared images (B, 3, h, w) through the steps, where they lie; returns (B, 3, *size)."""
-    count, room = len(x), settings.room
-    z_lq = encode(model, x, report, room, check)  # (B, C, h, w)
-    report = _shifted(report, count, 0)
-    settings.bring("denoise", *(side * model.reduction for side in settings.boxes[0][2:]))
-    how = {"detail": settings.detail, "room": room, "check": check}
-    z_hq = denoise(model, z_lq, embeds, settings.tile, settings.overlap, report, **how)
-    report = _shifted(report, count * len(settings.boxes), 0)
-    settings.bring("decode", *settings.padded)
-    sr = decode(model, z_hq, report, room, check)  # (B, 3, h, w)
-    sr = finish(sr, x, size, settings.color)  # (B, 3, H', W')
-    return to_levels(sr) if settings.dtype == torch.uint8 else sr
+    """Restore an image (1, 3, H, W), and ask in the end, or from step to step, whether all is finite.
+
+    Asking from step to step follows where the answer was no, and is all there is where the picture does not
+    lie on the device.
+    """
+    late, begun = plan.on_device and runtime.asks_late, runtime.done
+    x = prepare(lq, plan, plan.device if plan.on_device else lq.device)  # (1, 3, h, w)
+    with runtime.finite_checks(late) as notes:
+        z_lq = encode(model, x, plan, runtime)  # (1, C, h / f, w / f)
+        z_hq = denoise(model, z_lq, embeds, plan, runtime, detail)
+        sr = finish(decode(model, z_hq, plan, runtime), x, plan.size, color)  # (1, 3, H', W')
+    sr = to_levels(sr) if dtype == torch.uint8 else sr
+    found = _fetched(sr, torch.stack(notes).all(), lq.device) if late else sr.to(lq.device)
+    if found is None:
+        runtime.asks_late, runtime.done = False, begun
+        return _restore_one(model, lq, embeds, plan, color, detail, dtype, runtime)
+    return found
 
 
 def _fetched(sr: Tensor, good: Tensor, device: torch.device) -> Tensor | None:
@@ -175,31 +116,107 @@ def _fetched(sr: Tensor, good: Tensor, device: torch.device) -> Tensor | None:
     return packed[:-1].view(sr.shape) if bool(packed[-1]) else None
 
 
-def _tile_embeds(
-    model: OSEDiff, x: Tensor, settings: _Settings, tile_prompt: Callable[[Tensor], str]
+def prepare(lq: Tensor, plan: Plan, device: torch.device | None = None) -> Tensor:
+    """Resize and pad: return float images in [0, 1] of the planned size, (B, 3, h, w).
+
+    device: where they are to lie, None for where `lq` is; they travel before they become float.
+    """
+    resized = upload(resize_bicubic(lq, plan.size), device or lq.device)
+    x = resized.float() / 255 if resized.dtype == torch.uint8 else resized  # (B, 3, H', W')
+    return pad_to_multiple(x, plan.reduction)
+
+
+@torch.no_grad()
+def encode_prompt(model: OSEDiff, prompts: Sequence[str], runtime: Runtime) -> Tensor:
+    """Return the embeddings of the prompts, (B, L, D); the model keeps those of the texts that came last."""
+    texts = check_texts(prompts)
+
+    def compute(missing: Sequence[str]) -> Iterator[Tensor]:
+        with runtime.load(model, (model.text_encoder,), 0), torch.inference_mode(False), torch.no_grad():
+            for text in missing:
+                encode = partial(model.encode_prompt, [text])
+                yield runtime.finite("prompt embedding", model.text_encoder, encode)
+
+    return model.embeddings.of(model.text_encoder, texts, compute)
+
+
+@torch.no_grad()
+def encode(model: OSEDiff, x: Tensor, plan: Plan, runtime: Runtime) -> Tensor:
+    """Return the latents z_lq, (B, C, h, w), of images x (B, 3, H, W) in [0, 1]."""
+
+    def run(image: Tensor, how: VAEPlan) -> Tensor:
+        x = (image.float() * 2 - 1).to(model.vae.dtype)  # (1, 3, H, W) in [-1, 1]
+        if how.piece is None:
+            moments = run_whole(model.encoder_layers(), x.to(device), runtime.on_step)  # (1, 2 C, h, w)
+        else:
+            moments = encode_in_pieces(model.vae, x, piece=how.piece, keep=how.keep, on_step=runtime.on_step)
+        return model.scaled(moments)  # (1, C, h, w)
+
+    out, runtime.total = [], max(runtime.total, runtime.done + len(x) * plan.encode_steps)
+    with runtime.load(model, model.encoder_part, plan.encode[0].device_bytes):
+        device = model.vae.encoder.conv_in.weight.device
+        for image in x.split(1):
+            runtime.expect(plan.encode_steps)
+            attempts = partial(first_that_fits, plan.encode, partial(run, image))
+            out.append(runtime.finite("encoded latent", model.vae, attempts).to(x.device))
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def denoise(
+    model: OSEDiff, z: Tensor, prompt_embeds: Tensor, plan: Plan, runtime: Runtime, detail: float = 1.0
 ) -> Tensor:
-    """Return the embeddings of the prompts that the tiles' own pixels give, (B, T, L, D)."""
-    f = model.reduction
-    images = []
-    for image in x.split(1):
-        cut = [
-            image[..., b.y * f : (b.y + b.height) * f, b.x * f : (b.x + b.width) * f] for b in settings.boxes
-        ]
-        images.append(encode_prompt(model, [tile_prompt(tile) for tile in cut], settings.bring))
-    return torch.stack(images)
+    """Return the restored latents z_hq of z_lq, (B, C, h, w) float32: the one diffusion step.
+
+    prompt_embeds: (1, L, D) or (B, L, D). detail: z_lq + detail (z_hq - z_lq) is returned; 1, the model as
+    trained, is z_hq bit for bit.
+    """
+    check_detail(detail)
+    check_embeds(prompt_embeds, len(z))
+    tiles = len(plan.denoise[0].boxes)
+    out, runtime.total = [], max(runtime.total, runtime.done + len(z) * tiles)
+    with runtime.load(model, (model.unet,), plan.denoise[0].device_bytes):
+        prompt_embeds = prompt_embeds.to(model.device, model.unet.dtype).expand(len(z), -1, -1)
+        for one, embeds in zip(z.split(1), prompt_embeds.split(1), strict=True):
+            runtime.expect(tiles)
+            # UNet and closed form must see one rounded latent: the latter amplifies a difference 15 times.
+            z_lq = one.to(model.device, model.unet.dtype)  # (1, C, h, w)
+            predict = partial(model.predict_noise, prompt_embeds=embeds)
+            blended = partial(predict_in_tiles, predict, z_lq, runtime.on_step)
+            # Asked once for all tiles: a question to the device waits until it has done what it was given.
+            attempts = partial(first_that_fits, plan.denoise, blended)
+            eps = runtime.finite("predicted noise", model.unet, attempts)  # (1, C, h, w)
+            z_hq = model.predict_x0(z_lq, eps)  # (1, C, h, w)
+            out.append((z_hq if detail == 1 else torch.lerp(z_lq.float(), z_hq, detail)).to(z.device))
+    return torch.cat(out)
 
 
-def _shifted(progress: Progress | None, base: int, total: int) -> Progress:
-    """Return a callback that counts on from `base`, up to `total` or, where that is 0, to what it is told."""
+@torch.no_grad()
+def decode(model: OSEDiff, z: Tensor, plan: Plan, runtime: Runtime) -> Tensor:
+    """Return the images of latents z (B, C, h, w), (B, 3, H, W) float32 in [0, 1]."""
 
-    def report(done: int, most: int) -> None:
-        if progress is not None:
-            progress(base + done, total or most)
+    def run(latent: Tensor, how: VAEPlan) -> Tensor:
+        unscaled = (latent / model.scaling_factor).to(model.vae.dtype)  # (1, C, h, w)
+        if how.piece is None:
+            image = run_whole(model.decoder_layers(), unscaled.to(device), runtime.on_step)  # (1, 3, H, W)
+        else:
+            image = decode_in_pieces(
+                model.vae, unscaled, piece=how.piece, keep=how.keep, on_step=runtime.on_step
+            )
+        return image.float().div_(2).add_(0.5)  # not clamped yet, which would hide an infinity
 
-    return report
+    out, runtime.total = [], max(runtime.total, runtime.done + len(z) * plan.decode_steps)
+    with runtime.load(model, model.decoder_part, plan.decode[0].device_bytes):
+        device = model.vae.decoder.conv_in.weight.device
+        for latent in z.split(1):
+            runtime.expect(plan.decode_steps)
+            attempts = partial(first_that_fits, plan.decode, partial(run, latent))
+            image = runtime.finite("decoded image", model.vae, attempts)
+            out.append(image.clamp_(0, 1).to(z.device))
+    return torch.cat(out)
 
 
-def _positive(chunk: int) -> int:
-    if chunk < 1:
-        raise OSEDiffError(f"images go through the steps at least 1 at a time, got chunk {chunk}")
-    return chunk
+@torch.no_grad()
+def finish(sr: Tensor, reference: Tensor, size: tuple[int, int], color: str = "adain") -> Tensor:
+    """Crop both images to `size` and give `sr` the reference's colours, (B, 3, *size) float32 in [0, 1]."""
+    return match_color(crop(sr, size), crop(reference, size).to(sr.device), color)

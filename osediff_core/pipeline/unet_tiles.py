@@ -1,71 +1,134 @@
-"""The UNet's noise for one image: by tiles, as many at once as memory allows, and smaller if it runs out."""
+"""Run the UNet over overlapping tiles of a latent and blend what it gives with smooth weights.
+
+Latent tiling as in the published code, with two repairs: tiles go over into each other along the whole of
+their overlap, where the published window takes a fifth of it and leaves a seam between tiles that differ in
+tone; and a picture narrower than the overlap is tiled by rectangles, where the published grid never ends.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from types import EllipsisType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..device.memory import first_that_fits
-from ..model import OSEDiff
-from .overflow import Check, finite
-from .plan import Room, tiles_at_once
-from .tiling import Box, grid, tiled
-
-LEAST_TILE = 32  # latent pixels: below, the UNet's deepest level has fewer than 4 x 4 pixels
+from ..device.memory import upload
+from ..errors import OSEDiffError
 
 
-def predict_noise_in_tiles(
-    model: OSEDiff,
-    z: Tensor,
-    embeds: Tensor,
-    side: int | None,
-    overlap: int,
-    room: Room,
-    progress: Callable[[int, int], None] | None,
-    check: Check = finite,
+class Box(NamedTuple):
+    """A tile's place in a latent, in latent pixels."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class UNetPlan:
+    """How the UNet runs on a latent (height, width): whole (side None) or by tiles, so many at once."""
+
+    height: int
+    width: int
+    side: int | None
+    overlap: int
+    at_once: int = 1
+    device_bytes: int = 0
+
+    @cached_property
+    def boxes(self) -> list[Box]:
+        """The tiles; OSEDiffError for a side or an overlap that cannot be."""
+        return grid(self.height, self.width, self.side, self.overlap)
+
+    def __str__(self) -> str:
+        """Say it for the log."""
+        if self.side is None:
+            return "the UNet's picture whole"
+        several = f", {self.at_once} at once" if self.at_once > 1 else ""
+        return f"tiles of {self.side} latent pixels for the UNet{several}"
+
+
+def predict_in_tiles(
+    predict: Callable[[Tensor], Tensor], z: Tensor, on_step: Callable[[int], object], plan: UNetPlan
 ) -> Tensor:
-    """Return the noise in one latent (1, C, h, w), float32, by the tiles of `grid`.
+    """Return what `predict` gives for the latent z, (B, C, h, w) float32, tile by tile and blended.
 
-    embeds: (1, L, D), or (T, L, D) with the prompt of every tile. If memory runs out for a single tile, the
-    tiles are halved, which changes the picture and is said in the log; not where every tile has its prompt.
+    predict: (n B, C, th, tw) to the same shape, for n tiles at once. on_step(done) is called after every tile
+    and may raise to stop.
     """
-    height, width = z.shape[-2:]
+    boxes = plan.boxes
+    if len(boxes) == 1:
+        out = predict(z).float()  # (B, C, h, w)
+        on_step(1)
+        return out
+    weights = upload(blending_window(boxes[0].height, boxes[0].width, plan.overlap).float(), z.device)
+    total = torch.zeros(z.shape, dtype=torch.float32, device=z.device)  # (B, C, h, w)
+    weight = torch.zeros(z.shape[-2:], dtype=torch.float32, device=z.device)  # (h, w)
+    for first in range(0, len(boxes), plan.at_once):
+        now = boxes[first : first + plan.at_once]
+        out = predict(torch.cat([z[_at(box)] for box in now])).float()  # (n B, C, th, tw)
+        for done, (box, tile) in enumerate(zip(now, out.split(len(z)), strict=True), start=first + 1):
+            total[_at(box)] += tile * weights
+            weight[_at(box)] += weights
+            on_step(done)
+    return total / weight
 
-    def run(side: int | None) -> Tensor:
-        here = _overlap(overlap, sides[0], side)
-        boxes = grid(height, width, side, here)
-        number = {box: i for i, box in enumerate(boxes)}
 
-        def noise(tiles: Tensor, places: Sequence[Box]) -> Tensor:
-            chosen = embeds if len(embeds) == 1 else torch.stack([embeds[number[box]] for box in places])
-            return model.predict_noise(tiles, chosen)
+def _at(box: Box) -> tuple[EllipsisType, slice, slice]:
+    return ..., slice(box.y, box.y + box.height), slice(box.x, box.x + box.width)
 
-        batch = tiles_at_once(model.unet, boxes[0].height, boxes[0].width, room)
-        # Asked once for all tiles: a question to the device waits until it has done what it was given.
-        return check(
-            "predicted noise",
-            model.unet,
-            lambda: tiled(noise, z, side, here, progress, batch=batch),
+
+def blending_window(height: int, width: int, overlap: int) -> Tensor:
+    """Return the blending weights of one tile, (height, width) float64, all positive.
+
+    1 in the middle, falling as a squared sine to nothing over the `overlap` latent pixels at each border.
+    """
+    return _ramps(height, overlap)[:, None] * _ramps(width, overlap)[None, :]
+
+
+def _ramps(n: int, overlap: int) -> Tensor:
+    """Return the smooth window of one axis, (n,) float64; neighbours' shares add up to 1 as they are."""
+    i = torch.arange(n, dtype=torch.float64) + 0.5  # centres of the pixels
+    inside = torch.minimum(i, n - i) / max(overlap, 0.5)  # 0.5: without an overlap nothing is on a ramp
+    return torch.sin(torch.pi / 2 * inside.clamp(max=1)) ** 2
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Return where tiles start on an axis: every tile - overlap pixels, the last one flush with the end."""
+    if tile >= length:
+        return [0]
+    stride = tile - overlap
+    count = -(-(length - tile) // stride) + 1
+    return [*range(0, (count - 1) * stride, stride), length - tile]
+
+
+def grid(height: int, width: int, tile: int | None, overlap: int) -> list[Box]:
+    """Return the tiles of a (height, width) latent, in the published order: column by column, downwards.
+
+    tile: side in latent pixels, used only if the latent has more than tile^2 pixels; None means one tile.
+    The tile shrinks to a square that fits the picture; where that square would be mostly overlap, it is a
+    rectangle as high or as wide as the picture instead. Raises OSEDiffError if tile < 1 or overlap is not in
+    [0, tile).
+    """
+    if tile is not None and tile < 1:
+        raise OSEDiffError(f"a tile is at least 1 latent pixel wide, got {tile}: 96 is the published choice")
+    if tile is not None and not 0 <= overlap < tile:
+        raise OSEDiffError(
+            f"the overlap of tiles must be at least 0 and smaller than the tile, got overlap {overlap} and "
+            f"tile {tile}: a third of the tile is the published choice"
         )
-
-    sides = [side, *_smaller(height, width, side)] if len(embeds) == 1 else [side]
-    return first_that_fits(sides, run, _words)
-
-
-def _smaller(height: int, width: int, side: int | None) -> list[int]:
-    """Return the sides to go on with after memory ran out: of half the tile, and so on, down to a floor."""
-    whole = side is None or height * width <= side**2
-    now = math.isqrt(height * width) if whole else side
-    return [] if now is None or now // 2 < LEAST_TILE else [now // 2, *_smaller(height, width, now // 2)]
-
-
-def _overlap(overlap: int, before: int | None, side: int | None) -> int:
-    """Return the overlap of smaller tiles: the same share of the side, at most a third of it."""
-    return overlap if side is None or side == before else min(overlap, side // 3)
-
-
-def _words(side: int | None) -> str:
-    return "the UNet's picture whole" if side is None else f"tiles of {side} latent pixels for the UNet"
+    if tile is None or height * width <= tile**2:
+        return [Box(0, 0, height, width)]
+    side = min(tile, height, width)
+    if side < tile and side <= 2 * overlap:
+        th, tw = min(tile, height), min(tile, width)
+    else:
+        th = tw = side
+    return [
+        Box(y, x, th, tw) for x in tile_starts(width, tw, overlap) for y in tile_starts(height, th, overlap)
+    ]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..base.load import resolve_device, resolve_dtype
-from ..errors import OSEDiffError
+from ..color import to_levels
+from ..errors import OSEDiffError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,10 +84,9 @@ def _load(source: str) -> tuple[Any, Any]:
         processor = AutoProcessor.from_pretrained(source, local_files_only=True)
         return AutoModelForImageTextToText.from_pretrained(source, local_files_only=True), processor
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OSEDiffError(
-            f"{source} is not here, or no image-text-to-text model ({first}): give its folder, or download "
-            f"it first with `hf download {source}`"
+            f"{source} is not here, or no image-text-to-text model ({first_line(error)}): give its folder, "
+            f"or download it first with `hf download {source}`"
         ) from error
 
 
@@ -94,5 +94,5 @@ def _pictures(lq: Tensor) -> list[Image]:
     """Return images (B, 3, H, W), uint8 or float in [0, 1], as Pillow's."""
     from PIL import Image
 
-    levels = lq if lq.dtype == torch.uint8 else (lq.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    levels = lq if lq.dtype == torch.uint8 else to_levels(lq.float())
     return [Image.fromarray(one.movedim(0, -1).contiguous().cpu().numpy()) for one in levels]

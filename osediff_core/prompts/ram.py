@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import OSEDiffError
+from .tag_network import HEAD, SWIN, TagConfig, expected_shapes
 
 LORA_ALPHA = 1.0  # of DAPE, which does not store it; with its rank of 8 the scale is 1/8
-SWIN, HEAD = "visual_encoder", "tagging_head.encoder.layer"
 
 _BERT = r"(tag_encoder|text_decoder\.bert)\."
 _LAYER = _BERT + r"encoder\.layer\.\d+\."
@@ -37,100 +36,16 @@ _UNUSED = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class TagConfig:
-    """The sizes of a tagger; all but the last two are read off the tensors.
-
-    embed, depths, heads, window: of the Swin transformer, whose patches are 4 pixels. width: of a tag's
-    vector and of the projected image. hidden, ffn, layers: of the tagging head. tags: how many it knows.
-    image_size: side in pixels of what it looks at. label_heads: attention heads of the tagging head.
-    """
-
-    embed: int
-    depths: tuple[int, ...]
-    heads: tuple[int, ...]
-    window: int
-    width: int
-    hidden: int
-    ffn: int
-    layers: int
-    tags: int
-    image_size: int = 384
-    label_heads: int = 4
-
-    @property
-    def vision_width(self) -> int:
-        """Channels of the Swin transformer's last stage: they double from stage to stage."""
-        return self.embed * 2 ** (len(self.depths) - 1)
-
-
-def expected_shapes(config: TagConfig) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of all that a tagger of these sizes is made of, in RAM's naming."""
-    c = config
-    shapes: dict[str, tuple[int, ...]] = {
-        "label_embed": (c.tags, c.width),
-        f"{SWIN}.patch_embed.proj.weight": (c.embed, 3, 4, 4),
-        f"{SWIN}.patch_embed.proj.bias": (c.embed,),
-        **_pair(f"{SWIN}.patch_embed.norm", c.embed),
-        **_pair(f"{SWIN}.norm", c.vision_width),
-        **_pair("image_proj", c.width, c.vision_width),
-        **_pair("wordvec_proj", c.hidden, c.width),
-        **_pair("fc", 1, c.hidden),
-    }
-    for stage, (depth, heads) in enumerate(zip(c.depths, c.heads, strict=True)):
-        dim = c.embed * 2**stage
-        for block in range(depth):
-            shapes |= _block_shapes(f"{SWIN}.layers.{stage}.blocks.{block}.", dim, heads, c.window)
-        if stage + 1 < len(c.depths):
-            shapes[f"{SWIN}.layers.{stage}.downsample.reduction.weight"] = (2 * dim, 4 * dim)
-            shapes |= _pair(f"{SWIN}.layers.{stage}.downsample.norm", 4 * dim)
-    for layer in range(c.layers):
-        shapes |= _head_shapes(f"{HEAD}.{layer}.", c)
-    return shapes
-
-
-def _pair(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-
-
-def _block_shapes(prefix: str, dim: int, heads: int, window: int) -> dict[str, tuple[int, ...]]:
-    shapes = {
-        **_pair("norm1", dim),
-        **_pair("norm2", dim),
-        "attn.relative_position_bias_table": ((2 * window - 1) ** 2, heads),
-        **_pair("attn.qkv", 3 * dim, dim),
-        **_pair("attn.proj", dim, dim),
-        **_pair("mlp.fc1", 4 * dim, dim),
-        **_pair("mlp.fc2", dim, 4 * dim),
-    }
-    return {prefix + name: shape for name, shape in shapes.items()}
-
-
-def _head_shapes(prefix: str, c: TagConfig) -> dict[str, tuple[int, ...]]:
-    shapes = {
-        **_pair("crossattention.self.query", c.hidden, c.hidden),
-        **_pair("crossattention.self.key", c.hidden, c.width),
-        **_pair("crossattention.self.value", c.hidden, c.width),
-        **_pair("crossattention.output.dense", c.hidden, c.hidden),
-        **_pair("crossattention.output.LayerNorm", c.hidden),
-        **_pair("intermediate.dense", c.ffn, c.hidden),
-        **_pair("output.dense", c.hidden, c.ffn),
-        **_pair("output.LayerNorm", c.hidden),
-    }
-    return {prefix + name: shape for name, shape in shapes.items()}
-
-
 def read_config(tensors: Mapping[str, Tensor], image_size: int = 384, label_heads: int = 4) -> TagConfig:
     """Read a tagger's sizes off its tensors; OSEDiffError where they are no tagger's."""
     depths = _depths(tensors)
     tables = [f"{SWIN}.layers.{i}.blocks.0.attn.relative_position_bias_table" for i in range(len(depths))]
     try:
-        rows = tensors[tables[0]].shape[0] if tables else 0
         return TagConfig(
             embed=tensors[f"{SWIN}.patch_embed.norm.weight"].shape[0],
             depths=depths,
             heads=tuple(tensors[table].shape[1] for table in tables),
-            window=(round(rows**0.5) + 1) // 2,
+            window=(round(tensors[tables[0]].shape[0] ** 0.5) + 1) // 2,
             width=tensors["label_embed"].shape[1],
             hidden=tensors["wordvec_proj.weight"].shape[0],
             ffn=tensors[f"{HEAD}.0.intermediate.dense.weight"].shape[0],

@@ -2,36 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from ..errors import OSEDiffError
-from .ram import HEAD, SWIN, TagConfig
 
-# Inside a layer of the head: RAM's names and ours.
-_HEAD_NAMES = {
-    "crossattention.self.": "",
-    "crossattention.output.dense": "attended",
-    "crossattention.output.LayerNorm": "norm1",
-    "intermediate.dense": "widen",
-    "output.dense": "narrow",
-    "output.LayerNorm": "norm2",
-}
-# Inside the Swin transformer: RAM's names, and those of checkpoints that transformers reads.
+SWIN, HEAD = "visual_encoder", "tagging_head.encoder.layer"  # in RAM's names
+
+# Inside the Swin transformer: transformers' names, as patterns because its versions differ, and RAM's.
 _SWIN_NAMES = {
-    "patch_embed.proj": "embeddings.patch_embeddings.projection",
-    "patch_embed.norm": "embeddings.norm",
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.relative_position_bias_table": "attention.self.relative_position_bias_table",
-    "attn.proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
+    r"embeddings\.patch_embeddings\.projection": "patch_embed.proj",
+    r"embeddings\.norm": "patch_embed.norm",
+    r"layernorm": "norm",
+    r"layernorm_before": "norm1",
+    r"layernorm_after": "norm2",
+    r"attention\.(self\.(query|key|value)|[qkv]_proj)": "attn.qkv",
+    r"attention\.(self|relative_position_bias)": "attn",
+    r"attention\.(output\.dense|o_proj)": "attn.proj",
+    r"intermediate\.dense|mlp\.fc1": "mlp.fc1",
+    r"output\.dense|mlp\.fc2": "mlp.fc2",
+    r"downsample\.reduction": "downsample.reduction",
+    r"downsample\.norm": "downsample.norm",
 }
+# Inside a layer of the head: ours and RAM's.
+_HEAD_NAMES = {
+    "query": "crossattention.self.query",
+    "key": "crossattention.self.key",
+    "value": "crossattention.self.value",
+    "attended": "crossattention.output.dense",
+    "norm1": "crossattention.output.LayerNorm",
+    "widen": "intermediate.dense",
+    "narrow": "output.dense",
+    "norm2": "output.LayerNorm",
+}
+
+
+@dataclass(frozen=True)
+class TagConfig:
+    """The sizes of a tagger; all but the last two are read off the tensors.
+
+    embed, depths, heads, window: of the Swin transformer, whose patches are 4 pixels. width: of a tag's
+    vector and of the projected image. hidden, ffn, layers: of the tagging head. tags: how many it knows.
+    image_size: side in pixels of what it looks at. label_heads: attention heads of the tagging head.
+    """
+
+    embed: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    window: int
+    width: int
+    hidden: int
+    ffn: int
+    layers: int
+    tags: int
+    image_size: int = 384
+    label_heads: int = 4
+
+    @property
+    def vision_width(self) -> int:
+        """Channels of the Swin transformer's last stage: they double from stage to stage."""
+        return self.embed * 2 ** (len(self.depths) - 1)
 
 
 class TagLayer(nn.Module):
@@ -80,37 +118,58 @@ class TagNetwork(nn.Module):
         return self.fc(tags).squeeze(-1)  # (B, N)
 
 
+@cache  # building the network takes a fraction of a second
+def expected_shapes(config: TagConfig) -> Mapping[str, tuple[int, ...]]:
+    """Return the names and shapes of all that a tagger of these sizes is made of, in RAM's naming.
+
+    Raises OSEDiffError if transformers is missing, or the sizes do not go together.
+    """
+    # No shape depends on the size of the images: here it is one that fits the windows.
+    side = 4 * config.window * 2 ** (len(config.depths) - 1)
+    parameters = _parameters(empty_network(replace(config, image_size=side)))
+    shapes = {name: tuple(torch.cat([*parts.values()]).shape) for name, parts in parameters.items()}
+    return MappingProxyType(shapes)
+
+
 def build_network(config: TagConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> TagNetwork:
     """Make the network of tensors in RAM's naming, rounded to `dtype`; frozen, in evaluation mode.
 
-    The weights are copies, since a file that is mapped may go. The tensors must be those of
-    `expected_shapes(config)`. Raises OSEDiffError if transformers is missing, or
-    the sizes do not go together.
+    The weights are copies, since a file that is mapped may go. The tensors must be those that
+    `expected_shapes` names. Raises OSEDiffError if transformers is missing, or the sizes do not go together.
     """
-    _check_sizes(config)
-    ours = {_head_name(k): v.to(dtype, copy=True) for k, v in tensors.items() if not k.startswith(f"{SWIN}.")}
-    swin = _build_swin(config, {k: v.to(dtype, copy=True) for k, v in _swin_tensors(tensors).items()})
-    with torch.device("meta"):
-        network = TagNetwork(config, nn.Identity())
-    network.load_state_dict(ours, assign=True)
-    network.swin = swin.to(dtype)
+    network = empty_network(config)
+    state = network.state_dict()  # some versions of transformers have tables there, which no file brings
+    for name, parts in _parameters(network).items():
+        rows = tensors[name].split([len(part) for part in parts.values()])
+        state |= {ours: tensor.to(dtype, copy=True) for ours, tensor in zip(parts, rows, strict=True)}
+    network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
 
 
-def _check_sizes(config: TagConfig) -> None:
-    last = config.image_size / 4 / 2 ** (len(config.depths) - 1)
-    widths = [config.hidden, *(config.embed * 2**i for i in range(len(config.heads)))]
-    heads = [config.label_heads, *config.heads]
-    uneven = [n < 1 or width % n for width, n in zip(widths, heads, strict=True)]
-    if last != config.window or any(uneven):
-        raise OSEDiffError(
-            f"a tagger for images of {config.image_size} px with windows of {config.window} and "
-            f"{len(config.depths)} stages cannot be built: the file is damaged or of another kind"
-        )
+class _WithoutWeights(TorchFunctionMode):
+    """Make on the meta device what is to be filled later; what is computed keeps its values.
+
+    `torch.device("meta")` would take the Swin transformer's tables of positions too, and on it older versions
+    of transformers fail, which read how many layers to drop from a tensor.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Call a function of torch, and `torch.empty` with the meta device where none is given."""
+        given = dict(kwargs or {})
+        if func is torch.empty and given.get("device") is None:
+            given["device"] = "meta"
+        return func(*args, **given)
 
 
-def _build_swin(config: TagConfig, tensors: dict[str, Tensor]) -> nn.Module:
-    """Let transformers build its Swin transformer of the tensors, which it checks and names as it likes."""
+def empty_network(config: TagConfig) -> TagNetwork:
+    """Return the network of these sizes, whose weights take no memory."""
+    _check_sizes(config)
     try:
         from transformers import SwinConfig, SwinModel
     except (ImportError, RuntimeError) as error:
@@ -124,65 +183,50 @@ def _build_swin(config: TagConfig, tensors: dict[str, Tensor]) -> nn.Module:
         num_heads=list(config.heads),
         window_size=config.window,
     )
-    with _silence():
-        swin, info = SwinModel.from_pretrained(
-            None, config=sizes, state_dict=tensors, add_pooling_layer=False, output_loading_info=True
-        )
-    lost = [key for key in info["missing_keys"] if "relative_position_index" not in key]  # a table, not read
-    strange = [*lost, *info["unexpected_keys"]]
-    if strange:
+    with torch.device("cpu"), _WithoutWeights():
+        return TagNetwork(config, SwinModel(sizes, add_pooling_layer=False))
+
+
+def _check_sizes(config: TagConfig) -> None:
+    """Raise OSEDiffError where heads do not share a width evenly, or windows do not tile the image."""
+    last = config.image_size / 4 / 2 ** (len(config.depths) - 1)
+    widths = [config.hidden, *(config.embed * 2**i for i in range(len(config.heads)))]
+    heads = [config.label_heads, *config.heads]
+    even = (n > 0 and width > 0 and width % n == 0 for width, n in zip(widths, heads, strict=True))
+    if config.window < 1 or last != config.window or not all(even):
         raise OSEDiffError(
-            f"this version of transformers does not know a Swin transformer's {strange[0]}: install another"
+            f"a Swin transformer of width {config.embed} with {list(config.heads)} heads and windows of "
+            f"{config.window}, and a head of width {config.hidden} with {config.label_heads}, cannot be "
+            f"built for images of {config.image_size} px: the file is damaged or of another kind"
         )
-    return swin
 
 
-def _swin_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the Swin transformer's tensors by the names that transformers reads."""
-    found: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        if not key.startswith(f"{SWIN}."):
-            continue
-        name = _swin_name(key.removeprefix(f"{SWIN}."))
-        if "attn.qkv" in name:
-            parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
-            found |= {name.replace("attn.qkv", f"attention.self.{part}"): t for part, t in parts}
-        else:
-            found[name] = tensor
+def _parameters(network: TagNetwork) -> dict[str, dict[str, nn.Parameter]]:
+    """Return by RAM's names the parameters that one tensor of RAM's fills, one below the other.
+
+    They are by the network's own names, and mostly one; query, key and value where RAM has the three in one.
+    """
+    found: dict[str, dict[str, nn.Parameter]] = {}
+    for name, parameter in sorted(network.named_parameters(), key=lambda item: _place_in_fused(item[0])):
+        found.setdefault(_ram_name(name), {})[name] = parameter
     return found
 
 
-def _swin_name(name: str) -> str:
-    if name.startswith("norm."):
-        return f"layer{name}"
-    name = f"encoder.{name}" if name.startswith("layers.") else name
-    if ".downsample." in name:
+def _place_in_fused(name: str) -> int:
+    """Return a number that puts query ("query.weight", "q_proj.bias") before key, and key before value."""
+    return "qkv".find(name.split(".")[-2:][0][0])
+
+
+def _ram_name(name: str) -> str:
+    """Return RAM's name of a parameter; OSEDiffError where transformers calls it something new."""
+    if name.startswith("layers."):
+        _, layer, what, kind = name.split(".")
+        return f"{HEAD}.{layer}.{_HEAD_NAMES[what]}.{kind}"
+    if not name.startswith("swin."):
         return name
-    for theirs, transformers in _SWIN_NAMES.items():
-        name = name.replace(theirs, transformers)
-    return name
-
-
-def _head_name(name: str) -> str:
-    if not name.startswith(f"{HEAD}."):
-        return name
-    name = name.replace(HEAD, "layers")
-    for theirs, ours in _HEAD_NAMES.items():
-        name = name.replace(f".{theirs}", f".{ours}")
-    return name
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep transformers' progress bar and remarks off the screen, and leave its settings as they were."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
+    stem, _, kind = name.removeprefix("swin.").removeprefix("encoder.").rpartition(".")
+    place = "".join(re.findall(r"(?:layers|blocks)\.\d+\.", stem))
+    for pattern, ram in _SWIN_NAMES.items():
+        if re.fullmatch(pattern, stem.removeprefix(place)):
+            return f"{SWIN}.{place}{ram}.{kind}"
+    raise OSEDiffError(f"this version of transformers has {name}, which is not known here: install another")

@@ -15,6 +15,9 @@ from torch import nn
 
 from ..base import sd21
 from ..lora import unet_targets, vae_targets
+from ..network.config import UNetConfig, VAEConfig, read_config
+from ..network.unet import UNet
+from ..network.vae import VAE
 from ..prompts.ram import TagConfig
 
 RAM = TagConfig(
@@ -54,7 +57,7 @@ PAPER_TABLE_2 = {
 
 
 @dataclass(frozen=True)
-class Part:
+class PartCost:
     """One network or a share of it: its parameters, and what one picture asks of it."""
 
     name: str
@@ -87,15 +90,14 @@ class FullSize:
 
     def __init__(self) -> None:
         """Build the three networks; they take no memory."""
-        from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
         with torch.device("meta"):
-            self.unet = UNet2DConditionModel(**sd21.UNET).eval()
-            self.vae = AutoencoderKL(**sd21.VAE).eval()
+            self.unet = UNet(read_config(UNetConfig, sd21.UNET)).eval()
+            self.vae = VAE(read_config(VAEConfig, sd21.VAE)).eval()
             self.text_encoder = CLIPTextModel(CLIPTextConfig(**sd21.TEXT_ENCODER)).eval()
 
-    def parts(self, side: int = 512) -> list[Part]:
+    def parts(self, side: int = 512) -> list[PartCost]:
         """Count what a picture of `side` x `side` pixels asks of each part; 8 divides the side."""
         vae, latent = self.vae, (1, 4, side // 8, side // 8)
         image, z = torch.empty(1, 3, side, side, device="meta"), torch.empty(latent, device="meta")
@@ -104,10 +106,10 @@ class FullSize:
         encoder = [vae.encoder, vae.quant_conv]
         decoder = [vae.decoder, vae.post_quant_conv]
         return [
-            Part("VAE encoder", _size(encoder), macs(lambda: vae.encode(image))),
-            Part("UNet, one step", _size([self.unet]), macs(lambda: self.unet(z, t, embeds))),
-            Part("VAE decoder", _size(decoder), macs(lambda: vae.decode(z))),
-            Part("text encoder", _size([self.text_encoder]), macs(lambda: self.text_encoder(ids))),
+            PartCost("VAE encoder", _size(encoder), macs(lambda: vae.encode(image))),
+            PartCost("UNet, one step", _size([self.unet]), macs(lambda: self.unet(z, t, embeds))),
+            PartCost("VAE decoder", _size(decoder), macs(lambda: vae.decode(z))),
+            PartCost("text encoder", _size([self.text_encoder]), macs(lambda: self.text_encoder(ids))),
         ]
 
     def trainable(self, rank: int = 4) -> Trainable:
@@ -118,23 +120,13 @@ class FullSize:
         return Trainable(unet, vae, _size([self.unet.conv_in]), critic_lora=unet)
 
 
-def tagger() -> Part:
+def tagger() -> PartCost:
     """Count RAM's tagging network with DAPE folded in, which looks at 384x384 pixels whatever the picture."""
-    from transformers import SwinConfig, SwinModel
+    from ..prompts.tag_network import empty_network
 
-    from ..prompts.tag_network import TagNetwork
-
-    config = SwinConfig(
-        image_size=RAM.image_size,
-        embed_dim=RAM.embed,
-        depths=list(RAM.depths),
-        num_heads=list(RAM.heads),
-        window_size=RAM.window,
-    )
-    with torch.device("meta"):
-        network = TagNetwork(RAM, SwinModel(config, add_pooling_layer=False)).eval()
+    network = empty_network(RAM).to("meta").eval()
     picture = torch.empty(1, 3, RAM.image_size, RAM.image_size, device="meta")
-    return Part("tagger (RAM + DAPE)", _size([network]), macs(lambda: network(picture)))
+    return PartCost("tagger (RAM + DAPE)", _size([network]), macs(lambda: network(picture)))
 
 
 def lora_parameters(module: nn.Module, names: Iterable[str], rank: int) -> int:

@@ -18,7 +18,7 @@ from typing import cast
 
 from ..errors import OSEDiffError
 from ..weights.hashes import Hashes, file_hashes
-from .published import Mirror, SourceFile
+from .published import KnownFile, Mirror
 
 SHA256, GIT_BLOB = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
@@ -52,7 +52,7 @@ def is_offline() -> bool:
     return bool(_hub().constants.HF_HUB_OFFLINE)
 
 
-def describe(mirror: Mirror, file: SourceFile) -> Remote:
+def describe(mirror: Mirror, file: KnownFile) -> Remote:
     """Ask the hub about a file. MirrorError: not there, or not the known file; OSEDiffError: no answer."""
     hub = _hub()
     path = mirror.prefix + file.path
@@ -68,14 +68,14 @@ def describe(mirror: Mirror, file: SourceFile) -> Remote:
     return remote
 
 
-def cached(mirror: Mirror, file: SourceFile) -> Path | None:
+def cached(mirror: Mirror, file: KnownFile) -> Path | None:
     """The file in the hub's cache on this machine, if it is there."""
     path = mirror.prefix + file.path
     found = _hub().try_to_load_from_cache(mirror.repo, path, repo_type=mirror.kind, revision=mirror.revision)
     return Path(found) if isinstance(found, str) else None
 
 
-def download(remote: Remote, file: SourceFile, target: Path) -> str:
+def download(remote: Remote, file: KnownFile, target: Path) -> str:
     """Bring a file to `target`, which is replaced only by a whole and checked one; return how it was checked.
 
     Raises OSEDiffError where the transfer or the check fails. A part stays beside `target` for the next run.
@@ -97,7 +97,7 @@ def download(remote: Remote, file: SourceFile, target: Path) -> str:
     return checked
 
 
-def into_cache(remote: Remote, file: SourceFile) -> tuple[Path, str]:
+def into_cache(remote: Remote, file: KnownFile) -> tuple[Path, str]:
     """Bring a file into the hub's cache, and return its path there and how it was checked."""
     hub, mirror = _hub(), remote.mirror
     from huggingface_hub.file_download import repo_folder_name
@@ -110,7 +110,7 @@ def into_cache(remote: Remote, file: SourceFile) -> tuple[Path, str]:
     return Path(place), checked
 
 
-def check(path: Path, file: SourceFile, remote: Remote | None = None) -> str:
+def check(path: Path, file: KnownFile, remote: Remote | None = None) -> str:
     """Say by what hash the file is the right one; OSEDiffError if it is another.
 
     A pinned hash decides where there is one, else the hub's own, if `remote` is given.
@@ -133,7 +133,7 @@ def check(path: Path, file: SourceFile, remote: Remote | None = None) -> str:
     return _check_stated(name, hashes, remote)
 
 
-def _pinned(file: SourceFile, hashes: Hashes) -> tuple[str, str, str]:
+def _pinned(file: KnownFile, hashes: Hashes) -> tuple[str, str, str]:
     if file.sha256:
         return "sha256", file.sha256, hashes.sha256
     return "git blob", str(file.git_blob), hashes.git_blob
@@ -152,7 +152,7 @@ def _check_stated(name: str, hashes: Hashes, remote: Remote) -> str:
     return f"not pinned, and the hub states no hash; sha256 {hashes.sha256}"
 
 
-def _compare(file: SourceFile, remote: Remote) -> None:
+def _compare(file: KnownFile, remote: Remote) -> None:
     """Refuse a file whose stated hash or size is not the pinned one, before anything is downloaded."""
     stated_sha256 = remote.etag if SHA256.fullmatch(remote.etag) else None
     stated_blob = remote.etag if GIT_BLOB.fullmatch(remote.etag) else None

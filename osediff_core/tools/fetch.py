@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import OSEDiffError
 from . import download
-from .published import Mirror, Source, SourceFile
+from .published import KnownFile, Mirror, PublishedFiles
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Place:
     comfyui: Path | None = None
     folder: Path | None = None
 
-    def of(self, source: Source, file: SourceFile) -> Path | None:
+    def of(self, source: PublishedFiles, file: KnownFile) -> Path | None:
         """The path of a file, None in the hub's cache, which finds names by itself."""
         root = self.root(source)
         if root is None:
             return None
         return root / file.path if source.tree else root / Path(file.path).name
 
-    def root(self, source: Source) -> Path | None:
+    def root(self, source: PublishedFiles) -> Path | None:
         """The folder that a source's files are in, None for the hub's cache."""
         if self.comfyui is not None:
             folder = self.comfyui / "models" / source.place
@@ -38,7 +38,7 @@ class Place:
             return None
         return folder / source.tree if source.tree else folder
 
-    def words(self, source: Source) -> str:
+    def words(self, source: PublishedFiles) -> str:
         """The folder as a user would name it."""
         return str(self.root(source) or "the hub's cache (HF_HOME)")
 
@@ -51,14 +51,14 @@ class Item:
     checked, None where it is missing.
     """
 
-    source: Source
-    file: SourceFile
+    source: PublishedFiles
+    file: KnownFile
     path: Path | None
     remote: download.Remote | None = None
     there: str | None = None
 
 
-def plan(source: Source, place: Place) -> list[Item]:
+def plan(source: PublishedFiles, place: Place) -> list[Item]:
     """Return all files of a source, with what is there already and what the hub says of the rest.
 
     Raises OSEDiffError where a file that is there is another one, where files are missing and no mirror has
@@ -78,7 +78,7 @@ def plan(source: Source, place: Place) -> list[Item]:
     return _ask_mirrors(items, source, place)
 
 
-def by_hand(source: Source, place: Place) -> str:
+def by_hand(source: PublishedFiles, place: Place) -> str:
     """Say where a file that the hub does not have is found, and where to put it."""
     names = " and ".join(Path(file.path).name for file in source.files)
     root = place.root(source)
@@ -97,7 +97,7 @@ def bring(items: Sequence[Item]) -> Iterator[tuple[Path, str]]:
             yield download.into_cache(item.remote, item.file)
 
 
-def _look(source: Source, file: SourceFile, place: Place, mirror: Mirror | None = None) -> Item:
+def _look(source: PublishedFiles, file: KnownFile, place: Place, mirror: Mirror | None = None) -> Item:
     """A file as it is on this machine; with a mirror, in that repository's part of the hub's cache."""
     path = place.of(source, file)
     if path is None:
@@ -110,7 +110,7 @@ def _look(source: Source, file: SourceFile, place: Place, mirror: Mirror | None 
     return Item(source, file, path, there=download.check(path, file))
 
 
-def _ask_mirrors(items: Sequence[Item], source: Source, place: Place) -> list[Item]:
+def _ask_mirrors(items: Sequence[Item], source: PublishedFiles, place: Place) -> list[Item]:
     """Take all missing files from the first mirror that has them all."""
     reasons = []
     for mirror in source.mirrors:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..base.folder import write_network
 from ..base.load import read_schedule
 from ..base.marker import write_marker
 from ..errors import OSEDiffError
@@ -58,17 +59,20 @@ def write_merged(
 
 def _save(folder: Path, model: OSEDiff, schedule: Mapping[str, Any]) -> None:
     """Write the five parts of a base in the diffusers layout."""
-    parts = {"unet": model.unet, "vae": model.vae, "text_encoder": model.text_encoder}
-    for name, network in parts.items():
-        network.save_pretrained(folder / name)  # pyright: ignore[reportCallIssue]
-        config = folder / name / "config.json"
-        settings = json.loads(config.read_text(encoding="utf-8"))
-        settings.pop("_name_or_path", None)  # where it was on the computer that made it
-        config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_network(folder / "unet", model.unet)
+    write_network(folder / "vae", model.vae)
+    model.text_encoder.save_pretrained(folder / "text_encoder")  # pyright: ignore[reportCallIssue]
+    settings = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+    settings.pop("_name_or_path", None)  # where it was on the computer that made it
+    _write_json(folder / "text_encoder" / "config.json", settings)
     _save_tokenizer(folder / "tokenizer", model.tokenizer)
     (folder / "scheduler").mkdir()
-    text = json.dumps({"_class_name": "DDPMScheduler", **schedule}, indent=2)
-    (folder / "scheduler" / "scheduler_config.json").write_text(text + "\n", encoding="utf-8")
+    settings = {"_class_name": "DDPMScheduler", **schedule}
+    _write_json(folder / "scheduler" / "scheduler_config.json", settings)
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _save_tokenizer(folder: Path, tokenizer: CLIPTokenizer) -> None:

@@ -22,9 +22,11 @@ from ..errors import OSEDiffError
 from ..model import OSEDiff
 from ..pictures.images import read_image
 from ..pictures.jobs import PICTURES
+from ..pipeline.plan import make_plan
 from ..pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
+from ..pipeline.runtime import Runtime
 from ..prompts.text import PromptSource
-from ..resize import crop, pad_to_multiple
+from ..resize import crop
 from ..weights.hashes import file_hashes
 from .published import SOURCES
 
@@ -43,7 +45,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """What was found for one picture; figures in dB are PSNR over all channels of 8-bit pictures.
 
     result: ours against the published output. no_prompt: the same without a prompt. spread: ours against
@@ -88,7 +90,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 @torch.no_grad()
 def compare(
     model: OSEDiff, pair: Pair, source: PromptSource, text: str = "", scale: float = 4.0, color: str = "adain"
-) -> Row:
+) -> Comparison:
     """Restore one input and compare it with its published output.
 
     Raises OSEDiffError if a file cannot be read, or if the sizes differ, as they do where the published code
@@ -96,22 +98,24 @@ def compare(
     """
     lq, published = (read_image(path).rgb for path in (pair.lq, pair.published))  # (1, 3, H, W) uint8
     prompt = source(lq, text, scale)[0]
-    x, size = prepare(lq, scale, model.reduction)  # (1, 3, h, w) in [0, 1]
+    runtime = Runtime()
+    plan = make_plan(model, *lq.shape[-2:], scale=scale, runtime=runtime)
+    x, size = prepare(lq, plan), plan.size  # (1, 3, h, w) in [0, 1]
     if tuple(published.shape[-2:]) != size:
         raise OSEDiffError(
             f"{pair.published.name} is {_size(published.shape[-2:])}, but {pair.lq.name} times {scale:g} is "
             f"{_size(size)}: take inputs whose sides are multiples of 8 after scaling"
         )
-    z = encode(model, x)  # (1, C, h, w)
+    z = encode(model, x, plan, runtime)  # (1, C, h, w)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(model.device)
     noisy = model.encode(x.to(model.device), noise).to(z.device)
 
     def result(latent: Tensor, words: str) -> Tensor:
-        z_hq = denoise(model, latent, encode_prompt(model, [words]))
-        return _levels(finish(decode(model, z_hq), x, size, color))
+        z_hq = denoise(model, latent, encode_prompt(model, [words], runtime), plan, runtime)
+        return _levels(finish(decode(model, z_hq, plan, runtime), x, size, color))
 
     ours = result(z, prompt)
-    return Row(
+    return Comparison(
         pair.name,
         prompt,
         result=psnr(ours, published),
@@ -122,7 +126,7 @@ def compare(
     )
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Comparison]) -> str:
     """The rows and, below, their means."""
     figures = ("result", "no_prompt", "spread", "vae", "colour")
     lines = [f"{'picture':<28}" + "".join(f"{name:>11}" for name in figures)]
@@ -173,8 +177,10 @@ def _levels(image: Tensor) -> Tensor:
 
 def _round_trip(model: OSEDiff, picture: Tensor) -> Tensor:
     """A uint8 picture after encoder and decoder, uint8."""
-    x = pad_to_multiple(picture.float() / 255, model.reduction)
-    return _levels(crop(decode(model, encode(model, x)), (picture.shape[-2], picture.shape[-1])))
+    runtime = Runtime()
+    plan = make_plan(model, *picture.shape[-2:], runtime=runtime)
+    z = encode(model, prepare(picture, plan), plan, runtime)  # (1, C, h, w)
+    return _levels(crop(decode(model, z, plan, runtime), plan.size))
 
 
 def _colour_difference(published: Tensor, reference: Tensor, color: str) -> float:

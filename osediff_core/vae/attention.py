@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from ..network.vae import SelfAttention
 from .geometry import normalize, spans
-from .strips import Kept, Patch, Source, Sweeper
+from .strips import Activation, Operand, Patch, Sweeper
 
 KEYS_BYTES = 2**28  # keys and values up to this size lie on the device; beyond, they are made again and again
 SCORES_BYTES = 2**28  # of the scores at once: kernels that do without them do not take a head of 512
@@ -21,10 +22,10 @@ def attention_bytes(values: int, tokens: int, itemsize: int) -> int:
     return min(2 * values * itemsize, KEYS_BYTES) + min(8 * tokens**2, SCORES_BYTES)
 
 
-def attend(block: nn.Module, sweeper: Sweeper, x: Kept, keys_bytes: int = KEYS_BYTES) -> Kept:
+def attend(block: SelfAttention, sweeper: Sweeper, x: Activation, keys_bytes: int = KEYS_BYTES) -> Activation:
     """Return x + attention(norm(x)), normalized and attending over all of `x`, which is dropped.
 
-    block: diffusers' Attention with a GroupNorm and a residual. keys_bytes: how large keys and values may be
+    keys_bytes: how large keys and values may be
     together to be computed once; larger ones are computed again for every block of queries, in which case
     the softmax is put together from partial ones.
     """
@@ -53,16 +54,15 @@ def attend(block: nn.Module, sweeper: Sweeper, x: Kept, keys_bytes: int = KEYS_B
             ]
             out = torch.cat(parts, dim=2)
         out = block.to_out[0](out.transpose(1, 2).flatten(2).to(patch.data.dtype))  # (B, n, C)
-        out = out.transpose(1, 2).unflatten(2, patch.data.shape[-2:]) + patch.data
-        return (out / block.rescale_output_factor,)
+        return (out.transpose(1, 2).unflatten(2, patch.data.shape[-2:]) + patch.data,)
 
-    result = sweeper.sweep([Source(x, last=once)], 2 * values.shape[1], compute)[0]
+    result = sweeper.sweep([Operand(x, last=once)], 2 * values.shape[1], compute)[0]
     x.strips.clear()
     return result
 
 
 def _keys(
-    block: nn.Module, sweeper: Sweeper, x: Kept, tokens: Callable[[Tensor], Tensor]
+    block: SelfAttention, sweeper: Sweeper, x: Activation, tokens: Callable[[Tensor], Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield keys and values of the whole image in blocks of rows, (B, heads, n, d) each."""
     for rows in spans(x.height, max(1, BLOCK // x.width)):
@@ -71,7 +71,7 @@ def _keys(
             yield _heads(block, block.to_k(data)), _heads(block, block.to_v(data))
 
 
-def _heads(block: nn.Module, data: Tensor) -> Tensor:
+def _heads(block: SelfAttention, data: Tensor) -> Tensor:
     """Split the channels of (B, n, heads * d) into (B, heads, n, d)."""
     return data.unflatten(2, (block.heads, -1)).transpose(1, 2)
 

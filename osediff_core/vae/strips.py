@@ -17,10 +17,12 @@ from ..errors import OSEDiffError
 from .geometry import Moments, Reach, Window, cut
 
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
+Store = torch.device | Path | None
+"""Where strips are kept: None is the device, a path the folder of files."""
 
 
 @dataclass
-class Kept:
+class Activation:
     """One activation (B, C, height, width): strips (B, C, rows, width) by their first rows, top to bottom."""
 
     height: int
@@ -87,20 +89,20 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Source:
+class Operand:
     """An activation as a sweep reads it; `last`: for the last time, so that its rows are dropped behind."""
 
-    kept: Kept
+    activation: Activation
     reach: Reach = Reach()  # noqa: RUF009
     last: bool = True
 
     def patch(self, rows: tuple[int, int], columns: tuple[int, int], device: torch.device) -> Patch:
         """Return what the outputs in those rows and columns read, enlarged if the layer enlarges it."""
         up = self.reach.enlarge
-        down = self.reach.window(*rows, self.kept.height * up)
-        across = self.reach.window(*columns, self.kept.width * up)
+        down = self.reach.window(*rows, self.activation.height * up)
+        across = self.reach.window(*columns, self.activation.width * up)
         top, left = down.start // up, across.start // up
-        data = self.kept.read((top, -(-down.stop // up)), (left, -(-across.stop // up)), device)
+        data = self.activation.read((top, -(-down.stop // up)), (left, -(-across.stop // up)), device)
         if up > 1:
             data = F.interpolate(data, scale_factor=float(up), mode="nearest")
             data = data[..., down.start - top * up :, across.start - left * up :]
@@ -110,10 +112,10 @@ class Source:
     def finish(self, row: int, end: bool) -> None:
         """Drop what no output from `row` on reads; at the `end` everything."""
         if self.last and end:
-            self.kept.strips.clear()
+            self.activation.strips.clear()
         elif self.last:
             up = self.reach.enlarge
-            self.kept.drop(self.reach.window(row, row + 1, self.kept.height * up).start // up)
+            self.activation.drop(self.reach.window(row, row + 1, self.activation.height * up).start // up)
 
 
 @dataclass(frozen=True)
@@ -121,43 +123,43 @@ class Sweeper:
     """Runs layers piece by piece.
 
     device: where pieces are computed. allocate: makes the strips that are kept, None to keep them there.
-    values: how many numbers a piece may have in the wider of a layer's two activations. beat: is called
-    after every piece and may raise to stop.
+    values: how many numbers a piece may have in the wider of a layer's two activations. on_step: is
+    called after every piece and may raise to stop.
     """
 
     device: torch.device
     values: int
     allocate: Allocate | None
-    beat: Callable[[], None]
+    on_step: Callable[[], object] | None
 
     def sweep(
         self,
-        sources: Sequence[Source],
+        operands: Sequence[Operand],
         channels: int,
         compute: Callable[..., tuple[Tensor, ...]],
-        measured: int = 1,
-    ) -> list[Kept]:
-        """Return what `compute` gives, from a patch of every source, put together over the image.
+    ) -> list[Activation]:
+        """Return what `compute` gives, from a patch of every operand, put together over the image.
 
-        channels: of the wider activation. measured: of how many results, from the first on, the statistics
-        are wanted. The results are as large as the first source's layer makes them.
+        channels: of the wider activation. The first result gets the statistics that a norm after it needs.
+        The results are as large as the first operand's layer makes them.
         """
-        first = sources[0]
-        height, width = first.reach.length(first.kept.height), first.reach.length(first.kept.width)
+        first = operands[0]
+        height, width = (first.reach.length(n) for n in (first.activation.height, first.activation.width))
         rows, columns = cut(height, width, max(1, self.values // channels))
-        results: list[Kept] = []
+        results: list[Activation] = []
         for strip in rows:
             for across in columns:
-                pieces = compute(*[source.patch(strip, across, self.device) for source in sources])
-                results = results or [Kept(height, width) for _ in pieces]
+                pieces = compute(*[operand.patch(strip, across, self.device) for operand in operands])
+                results = results or [Activation(height, width) for _ in pieces]
                 for i, piece in enumerate(pieces):
-                    if i < measured:
+                    if i == 0:
                         results[i].measure(piece)
                     results[i].write(piece, strip, across[0], self.allocate)
                 del pieces
-                self.beat()
-            for source in sources:
-                source.finish(strip[1], strip[1] == height)
+                if self.on_step is not None:
+                    self.on_step()
+            for operand in operands:
+                operand.finish(strip[1], strip[1] == height)
         return results
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ..errors import OSEDiffError
 from ..lora import A, B, unet_group
+from ..whole_files import write_beside
 from .pickles import load_pickle
 from .recognise import name_of
 from .tensorfile import TensorFile
@@ -95,7 +95,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     from safetensors.torch import save_file
 
     plain = {key: _plain(tensor) for key, tensor in tensors.items()}
-    _write_beside(Path(path), lambda beside: save_file(plain, beside, dict(metadata)))
+    write_beside(Path(path), lambda beside: save_file(plain, beside, dict(metadata)))
 
 
 def write_published(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -103,24 +103,7 @@ def write_published(path: str | Path, checkpoint: Checkpoint) -> None:
 
     Raises OSEDiffError if conv_in was not trained, because the published loader needs it.
     """
-    _write_beside(Path(path), lambda beside: torch.save(_to_published(checkpoint), beside))
-
-
-def _write_beside(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make the file under another name, then put it in place; a failure leaves nothing behind."""
-    from safetensors import SafetensorError
-
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.touch()
-        mode = beside.stat().st_mode
-        write(beside)
-        beside.chmod(mode)  # safetensors 0.8 makes files that only their owner may read
-        os.replace(beside, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise OSEDiffError(f"{path} could not be written: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    write_beside(Path(path), lambda beside: torch.save(_to_published(checkpoint), beside))
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -32,7 +32,10 @@ import torch  # noqa: E402
 
 import nodes  # noqa: E402
 from osediff_core.base import sd21  # noqa: E402
-from osediff_core.lora import fold, unet_targets, vae_targets  # noqa: E402
+from osediff_core.lora import folded, unet_targets, vae_targets  # noqa: E402
+from osediff_core.network.config import UNetConfig, VAEConfig, read_config  # noqa: E402
+from osediff_core.network.unet import UNet  # noqa: E402
+from osediff_core.network.vae import VAE  # noqa: E402
 from osediff_core.tools.exports import write_unet_lora, write_vae_patch  # noqa: E402
 from osediff_core.weights.checkpoint import Checkpoint  # noqa: E402
 
@@ -59,6 +62,12 @@ def lora_for(module: torch.nn.Module, names: list[str], rank: int) -> dict[str, 
     return tensors
 
 
+def fold(module: torch.nn.Module, tensors: dict[str, torch.Tensor], strength: float = 1.0) -> None:
+    """Fold OSEDiff tensors of scale 2 into a network, as loading does."""
+    for name, parameter in module.named_parameters():
+        parameter.data = folded(name, parameter, tensors, 2.0, strength).to(parameter.dtype)
+
+
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The largest difference, as a part of what there is."""
     return ((ours - theirs).abs().max() / ours.abs().max()).item()
@@ -73,13 +82,11 @@ def eps_of(patcher: object, z: torch.Tensor, embeds: torch.Tensor) -> torch.Tens
 
 def random_unet() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     """The same UNet and the same OSEDiff tensors for it at every call."""
-    from diffusers import UNet2DConditionModel
-
     torch.manual_seed(0)
     widths = (width, 2 * width, 4 * width, 4 * width)
     heads = tuple(side // 64 for side in widths)
     sizes = {**sd21.UNET, "block_out_channels": widths, "attention_head_dim": heads}
-    unet = UNet2DConditionModel(**sizes).eval()
+    unet = UNet(read_config(UNetConfig, sizes)).eval()
     tensors = lora_for(unet, [n for names in unet_targets(unet).values() for n in names], 4)
     for kind, value in unet.conv_in.named_parameters():
         tensors[f"conv_in.{kind}"] = value + 0.3 * value.std() * torch.randn_like(value)
@@ -130,10 +137,10 @@ def unet_results() -> dict[str, object]:
     unet, tensors = random_unet()
     write_exports(unet, tensors)
     model = comfy_model(unet)
-    z, embeds = torch.randn(1, 4, 16, 16), torch.randn(1, 77, 1024)
+    z, t, embeds = torch.randn(1, 4, 16, 16), torch.tensor([999]), torch.randn(1, 77, 1024)
     plain = eps_of(model, z, embeds)
     results: dict[str, object] = {"model_type": model.model.model_type.name}
-    results["plain"] = relative(unet(z, 999, embeds).sample, plain)
+    results["plain"] = relative(unet(z, t, embeds), plain)
     del unet
     found, seen = {}, Warnings()
     logging.getLogger().addHandler(seen)
@@ -148,8 +155,8 @@ def unet_results() -> dict[str, object]:
     del model, patched
     for strength in (0.5, 1.0):
         unet, tensors = random_unet()
-        fold(unet, tensors, 2.0, strength=strength)
-        ours = unet(z, 999, embeds).sample
+        fold(unet, tensors, strength)
+        ours = unet(z, t, embeds)
         results |= {f"error {k}": relative(ours, v) for k, v in found.items() if k.endswith(f"{strength}")}
         results[f"effect {strength}"] = relative(ours, plain)
         del unet
@@ -158,9 +165,7 @@ def unet_results() -> dict[str, object]:
 
 def vae_results() -> dict[str, object]:
     """The VAE patch on ComfyUI's own VAE against our folding, and what decoding makes of it."""
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL(**sd21.VAE).eval()
+    vae = VAE(read_config(VAEConfig, sd21.VAE)).eval()
     tensors = lora_for(vae, vae_targets(vae), 4)
     checkpoint = Checkpoint({}, tensors, 4, 8.0, 4, 8.0)
     write_vae_patch(f"{folder}/vae.safetensors", checkpoint)
@@ -169,7 +174,7 @@ def vae_results() -> dict[str, object]:
     results: dict[str, object] = {}
     plain = theirs.encode(image)
     x = image.movedim(-1, 1) * 2 - 1
-    results["plain"] = relative(vae.encode(x).latent_dist.mean, plain)
+    results["plain"] = relative(vae.encode(x).chunk(2, 1)[0], plain)
 
     patch = comfy.utils.load_torch_file(f"{folder}/vae.safetensors")
     modules = [key.removesuffix(".alpha") for key in patch if key.endswith(".alpha")]
@@ -181,8 +186,8 @@ def vae_results() -> dict[str, object]:
     results["modules"], results["patches"] = len(modules), len(patched.patcher.add_patches(loaded, 1.0))
     results["warned"] = list(seen.seen)
     latent = patched.encode(image)
-    fold(vae, tensors, 2.0)
-    ours = vae.encode(x).latent_dist.mean
+    fold(vae, tensors)
+    ours = vae.encode(x).chunk(2, 1)[0]
     results["error"], results["effect"] = relative(ours, latent), relative(ours, plain)
     return results
 

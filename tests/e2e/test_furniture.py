@@ -58,8 +58,10 @@ def test_the_committed_object_info_is_this_servers(server, comfy_server):
 def test_the_stand_in_of_the_fast_tests_accepts_nothing_that_this_comfyui_refuses(comfy_path, comfy_python):
     """tests/nodes/comfy_stub.py is held against the real comfy_api."""
     code = f"""
-import dataclasses, inspect, sys
+import dataclasses, inspect, pathlib, sys
 sys.path.insert(0, {str(comfy_path)!r}); sys.argv = ["main.py", "--cpu"]
+import comfy.options; comfy.options.enable_args_parsing()
+import torch
 from comfy_api.latest import io
 sys.path.append({str(ROOT / "tests" / "nodes")!r})
 import comfy_stub
@@ -71,6 +73,26 @@ for name, (io_type, stub) in comfy_stub.TYPES.items():
     accepted = set(inspect.signature(real.Input.__init__).parameters)
     mine = getattr(stub, "ARGUMENTS", None) or set(inspect.signature(stub.__init__).parameters)
     assert set(mine) <= accepted, (name, set(mine) - accepted)
+from comfy import model_management
+from comfy.model_patcher import ModelPatcher
+mine = comfy_stub.Comfy(pathlib.Path(".")).modules()["comfy.model_management"]
+theirs = set(dir(model_management))
+assert {{name for name in vars(mine) if not name.startswith("_")}} <= theirs
+assert {{name for name in dir(comfy_stub.ModelPatcher) if not name.startswith("_")}} <= set(dir(ModelPatcher))
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.held, self.device = torch.nn.Linear(3, 5), None
+kinds, cpu = (ModelPatcher, comfy_stub.ModelPatcher), torch.device("cpu")
+patcher, stub = (kind(Model(), cpu, cpu) for kind in kinds)
+assert (patcher.model_size(), patcher.loaded_size()) == (stub.model_size(), stub.loaded_size()) == (80, 0)
+model_management.load_models_gpu([patcher], memory_required=0, force_full_load=True)
+mine.load_models_gpu([stub], memory_required=0, force_full_load=True)
+assert patcher.loaded_size() == stub.loaded_size() == 80
+assert (model_management.loaded_models(), mine.loaded_models()) == ([patcher], [stub])
+held = patcher.model, stub.model
+del patcher, stub
+assert model_management.loaded_models() == mine.loaded_models() == [None]
 print("compared")
 """
     run = subprocess.run(

@@ -13,6 +13,7 @@ import importlib.machinery
 import os
 import sys
 import types
+import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,7 +160,19 @@ class ModelPatcher:
 
     def __init__(self, model, load_device, offload_device, size=0, weight_inplace_update=False):
         self.model, self.load_device, self.offload_device = model, load_device, offload_device
+        self.size = size
         model.device = model.device or offload_device
+        if not hasattr(model, "model_loaded_weight_memory"):
+            model.model_loaded_weight_memory = 0
+
+    def model_size(self):
+        """The bytes of all weights."""
+        self.size = self.size or sum(tensor.nbytes for tensor in self.model.state_dict().values())
+        return self.size
+
+    def loaded_size(self):
+        """The bytes of those that are on the device now."""
+        return self.model.model_loaded_weight_memory
 
 
 class Comfy:
@@ -173,7 +186,9 @@ class Comfy:
     def reset(self) -> None:
         """Forget what happened, and what a test changed."""
         self.loads: list[tuple[str, float]] = []  # what was brought in, and the room for it
-        self.free = 8 * 2**30
+        self.loaded: list[weakref.ref[ModelPatcher]] = []  # what is there now; the real one keeps no more
+        self.device = torch.device("cpu")
+        self.free = 8 * 2**30  # bytes on any device
         self.progress: list[tuple[int, int]] = []
         self.said: list[tuple[str, str]] = []
         self.cancel_after: int | None = None  # progress reports before Cancel is pressed
@@ -211,21 +226,29 @@ class Comfy:
 
         def load_models_gpu(models, memory_required=0, force_full_load=False) -> None:
             self.loads.append((type(models[0].model.held).__name__, memory_required))
+            for patcher in models:
+                self.loaded = [ref for ref in self.loaded if ref() is not patcher]
+                self.loaded.insert(0, weakref.ref(patcher))
+                patcher.model.model_loaded_weight_memory = patcher.model_size()
+
+        def loaded_models(only_currently_used=False) -> list[ModelPatcher | None]:
+            return [ref() for ref in self.loaded]  # as there, None for one that is gone and left its weights
 
         def unet_dtype(device=None, model_params=0, supported_dtypes=(), weight_dtype=None) -> torch.dtype:
             return torch.float32
 
         return {
-            "get_torch_device": lambda: cpu,
+            "get_torch_device": lambda: self.device,
             "unet_offload_device": lambda: cpu,
-            "text_encoder_device": lambda: cpu,
+            "text_encoder_device": lambda: self.device,
             "text_encoder_offload_device": lambda: cpu,
-            "vae_device": lambda: cpu,
+            "vae_device": lambda: self.device,
             "vae_offload_device": lambda: cpu,
             "get_free_memory": lambda device: self.free,
             "intermediate_device": lambda: cpu,
             "unet_dtype": unet_dtype,
             "load_models_gpu": load_models_gpu,
+            "loaded_models": loaded_models,
             "throw_exception_if_processing_interrupted": self.throw_if_interrupted,
         }
 

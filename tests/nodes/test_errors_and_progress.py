@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -95,26 +96,79 @@ def test_choices_that_are_not_in_the_lists_are_refused_before_anything_runs(node
     assert "sepia" in nodes["OSEDiffDecode"].validate_inputs(color="sepia")
 
 
+def stages(model):
+    """How many steps the two halves of the VAE are."""
+    vae = model.idle.vae
+    return len(vae.encoder_stages()), len(vae.decoder_stages())
+
+
 def test_the_bar_moves_per_tile_and_reaches_its_end(comfy, nodes, model, photo):
     nodes["OSEDiffUpscale"].run(model=model, image=photo(112, 96), **UPSCALE)
     done, totals = zip(*comfy.progress, strict=True)
     assert len(set(totals)) == 1
     assert done == tuple(range(1, totals[0] + 1))
-    assert totals[0] == 2 + 2  # two tiles of 48 on 56 x 48 latent pixels, encode and decode
+    assert totals[0] == 2 + sum(stages(model))  # two tiles of 48 on 56 x 48 latent pixels, and the VAE
 
 
-@pytest.mark.parametrize(("cancel_after", "calls"), [(0, 0), (1, 1)])
-def test_cancel_stops_within_one_tile(comfy, stub, nodes, model, photo, cancel_after, calls):
-    """Pressed before the run, or after the first report, when the picture is encoded."""
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_bar_of_each_block_goes_to_its_end_once(comfy, nodes, model, photo, batch):
+    encode, decode = stages(model)
+
+    def moved(name, steps, **inputs):
+        comfy.progress.clear()
+        out = nodes[name].run(model=model, **inputs).args[0]
+        assert comfy.progress == [(i, batch * steps) for i in range(1, batch * steps + 1)]
+        return out
+
+    latent = moved("OSEDiffLQEncode", encode, image=photo(112, 96, batch), scale=4.0)
+    latent = moved("OSEDiffDenoise", 2, latent=latent, tile="48", overlap=32)
+    moved("OSEDiffDecode", decode, latent=latent, color="none")
+
+
+@pytest.mark.parametrize(("reports", "calls"), [(-1, 0), (0, 0), (1, 1), (2, 2)])
+def test_cancel_stops_within_one_tile(comfy, stub, nodes, model, photo, reports, calls):
+    """Pressed before the run, when the picture is encoded, or after the first of two tiles."""
     seen = []
     hook = model.idle.unet.register_forward_hook(lambda *_: seen.append(1))
-    comfy.cancel_after = cancel_after
+    comfy.cancel_after = 0 if reports < 0 else stages(model)[0] - 1 + reports
     try:
         with pytest.raises(stub.InterruptProcessingException):
             nodes["OSEDiffUpscale"].run(model=model, image=photo(112, 96), **UPSCALE)
     finally:
         hook.remove()
     assert len(seen) == calls
+    assert len(comfy.progress) == comfy.cancel_after
+
+
+@pytest.mark.parametrize("reports", [0, 1, 5])
+def test_cancel_stops_within_one_stage_of_the_vae(comfy, stub, nodes, model, photo, reports):
+    seen = []
+    hooks = [
+        layer.register_forward_hook(lambda *_: seen.append(1))
+        for layer in model.idle.encoder_layers()
+        if isinstance(layer, torch.nn.Module)
+    ]
+    comfy.cancel_after = reports
+    try:
+        with pytest.raises(stub.InterruptProcessingException):
+            nodes["OSEDiffLQEncode"].run(model=model, image=photo(), scale=4.0)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert len(seen) == (reports + 1 if reports else 0)
+
+
+def test_a_picture_that_no_memory_holds_is_a_sentence(comfy, nodes, model, photo):
+    latent = nodes["OSEDiffLQEncode"].run(model=model, image=photo(), scale=2.0).args[0]
+    comfy.free, comfy.loads = 1000, []
+    for name, inputs in {
+        "OSEDiffUpscale": {"image": photo(), **UPSCALE},
+        "OSEDiffLQEncode": {"image": photo(), "scale": 4.0},
+        "OSEDiffDecode": {"latent": latent, "color": "none"},
+    }.items():
+        text = failure(nodes[name], model=model, **inputs)
+        assert re.search(r"takes \d+\.\d GiB of memory, of which 0\.0 GiB are free: does not fit; take", text)
+    assert comfy.loads == []  # before anything is brought
 
 
 def test_models_that_do_not_load(nodes, model_folder):

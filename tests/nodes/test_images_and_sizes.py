@@ -118,7 +118,7 @@ def test_a_size_from_before_the_latent_was_cut_is_not_believed(nodes, model, pho
 def test_what_the_size_is_stands_on_the_node(comfy, nodes, model, photo):
     out = nodes["OSEDiffUpscale"].run(model=model, image=photo(21, 34), **UPSCALE)
     assert out.ui.as_dict() == {"text": ("136 × 84",)}
-    assert comfy.said == [("7", "136 × 84")]
+    assert comfy.said[-1] == ("7", "136 × 84")
     assert out.args[1] == "cat"
 
 

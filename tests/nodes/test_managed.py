@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 UPSCALE = {"scale": 2.0, "prompt": "cat", "color": "adain", "tile": "auto"}
-PARTS = {"text": "CLIPTextModel", "vae": "AutoencoderKL", "unet": "UNet2DConditionModel"}
+PARTS = {"text": "CLIPTextModel", "vae": "VAE", "unet": "UNet"}
+CARD = torch.device("cuda")
 
 
 def test_every_part_is_behind_a_patcher_of_its_own(stub, model):
@@ -74,27 +78,131 @@ def test_the_text_encoder_is_brought_only_for_words_that_are_new(nodes, model, p
         assert brought == [True, False]
 
 
-def test_room_is_made_for_the_work_that_comes(nodes, model, photo, comfy):
+@pytest.fixture
+def surroundings(pack):
+    """The pack's own ComfyRuntime, ManagedModel and make_plan."""
+    names = {"nodes.runtime": "ComfyRuntime", "nodes.managed": "ManagedModel"}
+    names["osediff_core.pipeline.plan"] = "make_plan"
+    return SimpleNamespace(
+        **{name: getattr(sys.modules[f"{pack.__name__}.{place}"], name) for place, name in names.items()}
+    )
+
+
+def upscaled(surroundings, model, image, scale, **cut):
+    """The plan of OSEDiffUpscale."""
+    runtime = surroundings.ComfyRuntime(model)
+    return surroundings.make_plan(model.idle, *image.shape[1:3], scale=scale, runtime=runtime, **cut)
+
+
+def test_room_is_made_for_the_work_that_comes(nodes, model, photo, comfy, surroundings):
     def room(side, scale=2.0, tile="auto"):
         comfy.loads.clear()
         model.idle.embeddings.clear()
-        nodes["OSEDiffUpscale"].run(
-            model=model, image=photo(side, side), **{**UPSCALE, "scale": scale, "tile": tile}
-        )
-        return [memory for _, memory in comfy.loads]
+        image = photo(side, side)
+        nodes["OSEDiffUpscale"].run(model=model, image=image, **{**UPSCALE, "scale": scale, "tile": tile})
+        plan = upscaled(surroundings, model, image, scale, tile=int(tile) if tile.isdigit() else tile)
+        taken = [memory for _, memory in comfy.loads]
+        assert taken[0] == 0  # the text encoder's work is the same, and small
+        assert taken[1:] == [half[0].device_bytes for half in (plan.encode, plan.denoise, plan.decode)]
+        return taken[1:]
 
-    small, large = room(16), room(32)
-    assert small[0] == large[0] == 0  # the text encoder's work is the same, and small
-    for before, after in zip(small[1:], large[1:], strict=True):
-        assert after == pytest.approx(4 * before, rel=0.2)
-    assert room(120, 4.0, tile="48")[2] < room(120, 4.0, tile="off")[2]  # tiles bound the UNet's work
+    for small, middle, large in zip(*(room(side) for side in (16, 32, 64)), strict=True):
+        assert large - middle == pytest.approx(4 * (middle - small), rel=0.2)  # with the area
+        assert middle > small
+    assert room(120, 4.0, tile="48")[1] < room(120, 4.0, tile="off")[1]  # tiles bound the UNet's work
 
 
-def test_where_memory_is_short_the_vae_is_cut_and_the_picture_stays_the_same(nodes, model, photo, comfy):
+def test_where_memory_is_short_the_vae_is_cut_and_the_picture_stays_the_same(
+    nodes, model, photo, comfy, surroundings
+):
     image = photo(96, 96)
     whole = nodes["OSEDiffUpscale"].run(model=model, image=image, **UPSCALE).args[0]
     beats = len(comfy.progress)
-    comfy.free = 9_000_000  # enough for the result, and for pieces of 64 pixels
+    needed = upscaled(surroundings, model, image, 2.0, vae=64).device_bytes
+    comfy.free = int(needed / 0.9) + 1  # enough for the result, and for pieces of 64 pixels
+    assert upscaled(surroundings, model, image, 2.0).decode[0].piece is not None
     cut = nodes["OSEDiffUpscale"].run(model=model, image=image, **UPSCALE).args[0]
-    assert len(comfy.progress) > 2 * beats  # a report after every piece: it was cut indeed
+    assert len(comfy.progress) > 2.5 * beats  # a report after every piece: it was cut indeed
     assert (whole - cut).abs().max() < 1e-4
+
+
+def test_the_plan_stands_on_the_node_while_it_works(nodes, model, photo, comfy, surroundings):
+    image = photo(21, 34, batch=2)
+    brought = []
+    hook = model.idle.vae.encoder.register_forward_pre_hook(lambda *_: brought.append(len(comfy.said)))
+    try:
+        nodes["OSEDiffUpscale"].run(model=model, image=image, **UPSCALE)
+    finally:
+        hook.remove()
+    plan = str(upscaled(surroundings, model, image, 2.0, count=2))
+    assert plan.startswith("2 pictures of 68 x 42 in one tile, encoded whole, decoded whole, takes ")
+    assert comfy.said == [("7", plan), ("7", "68 × 42")]
+
+
+class Held(torch.nn.Module):
+    """Another model of so many bytes, as ComfyUI's patcher wants it."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.register_buffer("held", torch.zeros(size, dtype=torch.uint8))
+        self.device = None
+
+
+def test_on_a_card_other_models_make_way(stub, model, comfy, surroundings):
+    """What is loaded on it, of ours and of others, could be given back; the part itself has to be there."""
+    comfy.device = CARD
+    managed = surroundings.ManagedModel(model.idle)
+    runtime, net = surroundings.ComfyRuntime(managed), managed.idle
+    unet = (net.unet,)
+    sizes = {part: sum(p.nbytes for m in part for p in m.parameters()) for part in (unet, (net.vae,))}
+
+    def beside(part=unet):
+        return runtime.free_beside(net, part)
+
+    assert beside() == comfy.free - sizes[unet]
+    assert beside(net.encoder_part) == beside(net.decoder_part) == comfy.free - sizes[net.vae,]
+    here, elsewhere = (
+        stub.ModelPatcher(Held(10**6), device, torch.device("cpu")) for device in (CARD, torch.device("cpu"))
+    )
+    load = sys.modules["comfy.model_management"].load_models_gpu
+    load([here])
+    assert beside() == comfy.free + 10**6 - sizes[unet]
+    load([elsewhere])
+    assert beside() == comfy.free + 10**6 - sizes[unet]
+    load([managed.owner(unet)._patcher])  # then its weights are no more in what is free
+    assert beside() == comfy.free + 10**6
+    here.model.model_loaded_weight_memory = 4 * 10**5  # some of it was moved out
+    assert beside() == comfy.free + 4 * 10**5
+
+
+def test_a_model_that_is_gone_does_not_count(stub, model, comfy, surroundings):
+    """ComfyUI has None for it where something else still holds its weights."""
+    comfy.device = CARD
+    managed = surroundings.ManagedModel(model.idle)
+    runtime, unet = surroundings.ComfyRuntime(managed), (managed.idle.unet,)
+    before = runtime.free_beside(managed.idle, unet)
+    held, management = Held(10**6), sys.modules["comfy.model_management"]
+    management.load_models_gpu([stub.ModelPatcher(held, CARD, torch.device("cpu"))])
+    assert management.loaded_models() == [None]
+    assert runtime.free_beside(managed.idle, unet) == before
+
+
+def test_on_a_processor_they_make_way_to_where_they_are(stub, model, comfy, surroundings):
+    runtime, net = surroundings.ComfyRuntime(model), model.idle
+    for part in ((net.unet,), net.encoder_part, net.decoder_part):
+        assert runtime.free_beside(net, part) == comfy.free
+    patcher = stub.ModelPatcher(Held(10**6), torch.device("cpu"), torch.device("cpu"))
+    sys.modules["comfy.model_management"].load_models_gpu([patcher])
+    assert runtime.free_beside(net, (net.unet,)) == comfy.free
+
+
+def test_a_plan_is_for_the_card_before_anything_is_on_it(model, comfy, surroundings):
+    """ComfyUI brings the UNet to the card only when its turn comes, and takes it away again."""
+    comfy.device = CARD
+    managed = surroundings.ManagedModel(model.idle)
+    plan = upscaled(surroundings, managed, torch.zeros(1, 300, 300, 3), 4.0)
+    assert plan.device == CARD
+    assert plan.on_device
+    assert plan.host_free == comfy.free
+    assert "memory on cuda" in str(plan)
+    assert plan.denoise[0].at_once > 1

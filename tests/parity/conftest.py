@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch.nn.functional import avg_pool2d
 
 from osediff_core import OSEDiff
-from osediff_core.pipeline.tiling import tiled
+
+from .gaussian import blend
 
 TESTS = Path(__file__).parents[1]
 FOLDERS = {"micro": TESTS / "golden_micro", "large": Path(os.environ.get("OSEDIFF_GOLDEN", ""))}
@@ -113,16 +114,16 @@ def read_case(folder, name):
 
 
 @torch.no_grad()
-def replay(model, case, window="published"):
+def replay(model, case):
     tiles = []
 
-    def noise(patch, boxes):
+    def noise(patch):
         tiles.append(model.predict_noise(patch, embeds))
         return tiles[-1]
 
     embeds = model.encode_prompt(case.prompts)
     latent = model.encode(case.lq, case.noise)
-    eps = tiled(noise, latent, case.tile, case.overlap, window=window)
+    eps = blend(noise, latent, case.tile, case.overlap)
     x0 = model.predict_x0(latent, eps)
     return Replay(embeds, latent, eps, tiles, x0, model.decode(x0) * 2 - 1)
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from osediff_core.base import sd21
+from benchmarks.random_base import empty
 from osediff_core.lora import unet_group, unet_targets, vae_targets
 from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint, write_published
 
@@ -25,10 +25,7 @@ def zeros(module, names, rank):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """What a full-size checkpoint of rank 4 looks like as a published file."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    with torch.device("meta"):
-        unet, vae = UNet2DConditionModel(**sd21.UNET), AutoencoderKL(**sd21.VAE)
+    unet, vae = empty("unet"), empty("vae")
     names = [name for group in unet_targets(unet).values() for name in group]
     conv_in = {"conv_in.weight": torch.zeros(320, 4, 3, 3), "conv_in.bias": torch.zeros(320)}
     file = tmp_path_factory.mktemp("layout") / "osediff.pkl"

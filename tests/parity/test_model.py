@@ -5,7 +5,8 @@ import torch
 
 from osediff_core.diffusion import predict_x0
 from osediff_core.lora import unet_targets, vae_targets
-from osediff_core.pipeline.tiling import tiled
+
+from .gaussian import blend
 
 
 @torch.no_grad()
@@ -35,10 +36,10 @@ def test_latent_uses_the_noise_given(recorded, models, gate):
 def test_eps(recorded, models, gate):
     name, case, ours = recorded
 
-    def at_half(patch, boxes):
+    def at_half(patch):
         return models(name, 0.5).predict_noise(patch, case["prompt_embeds"])
 
-    wrong = tiled(at_half, case["lq_latent"], case.tile, case.overlap, window="published")
+    wrong = blend(at_half, case["lq_latent"], case.tile, case.overlap)
     gate("eps", 2e-5, ours.eps, case["eps_pred"], wrong, "LoRA scale 1, not 2")
 
 
@@ -93,15 +94,15 @@ def test_blending_of_tiles(recorded, models, gate):
     if len(ours.tiles) == 1:
         pytest.skip("not tiled")
 
-    def noise(patch, boxes):
+    def noise(patch):
         return models(name).predict_noise(patch, case["prompt_embeds"])
 
     rows = case["lq_latent"].shape[-2] > ours.tiles[0].shape[-2]
     if rows:  # the published window is off its centre along the height only
         cut = case.tile, case.overlap
-        how, wrong = "symmetric window", tiled(noise, case["lq_latent"], *cut, window="symmetric")
+        how, wrong = "symmetric window", blend(noise, case["lq_latent"], *cut, symmetric=True)
     else:
-        how, wrong = "not tiled", tiled(noise, case["lq_latent"], None, 0)
+        how, wrong = "not tiled", blend(noise, case["lq_latent"], None, 0)
     gate("eps, blended", 2e-5, ours.eps, case["eps_pred"], wrong, how)
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from osediff_core.vae import exact
 from osediff_core.vae import strips as kept
-from osediff_core.vae.exact import decode_in_pieces, decode_memory, encode_in_pieces, encode_memory
+from osediff_core.vae.exact import decode_in_pieces, encode_in_pieces
+from osediff_core.vae.memory import PIECE, decode_bytes, encode_bytes
 
 from .vaes import Alive, make_vae, uneven, whole
 
@@ -51,19 +51,19 @@ def test_a_device_works_within_a_gibibyte_while_the_host_keeps_the_rest(monkeypa
     """On the meta device, where every tensor has its size and no content; kernels' own memory is not seen."""
     with torch.device("meta"):
         vae = make_vae(None, **SHAPE).to(dtype)
-    read = kept.Kept.read
+    read = kept.Activation.read
     # What comes from the host is a copy on the device.
-    monkeypatch.setattr(kept.Kept, "read", lambda *args: read(*args).clone())
+    monkeypatch.setattr(kept.Activation, "read", lambda *args: read(*args).clone())
     ways = {
-        "encode": (encode_in_pieces, encode_memory, (1, 3, height, width)),
-        "decode": (decode_in_pieces, decode_memory, (1, 4, height // 8, width // 8)),
+        "encode": (encode_in_pieces, encode_bytes, (1, 3, height, width)),
+        "decode": (decode_in_pieces, decode_bytes, (1, 4, height // 8, width // 8)),
     }
     for run, memory, shape in ways.values():
         x = torch.empty(shape, dtype=dtype, device="meta")
         with OnDevice() as alive:
-            monkeypatch.setattr(exact, "on_host", alive.keep)
+            monkeypatch.setattr("osediff_core.vae.exact.on_host", alive.keep)
             out = run(vae, x, keep=torch.device("cpu"))
-        working, _ = memory(vae, height, width, exact.PIECE, torch.device("cpu"))
+        working, _ = memory(vae, height, width, PIECE, torch.device("cpu"))
         peak = alive.peak - out.nbytes  # the result is put together in the host's memory
         print(f"{height} x {width}, {dtype}: {peak / GIB:.2f} GiB, estimated {working / GIB:.2f}")
         assert 0.2 * working < peak <= working <= GIB

@@ -11,7 +11,9 @@ from osediff_core.base import load
 from osediff_core.base.load import resolve_device, resolve_dtype
 from osediff_core.device.offload import resident
 from osediff_core.errors import OSEDiffError
-from osediff_core.pipeline import steps
+from osediff_core.pipeline import runtime
+from osediff_core.pipeline.plan import make_plan
+from osediff_core.pipeline.run import decode, denoise, encode, encode_prompt
 
 META = torch.device("meta")
 
@@ -40,8 +42,7 @@ def offloaded(model):
 
 def test_parts_are_there_only_inside_and_unchanged_afterwards(model):
     net = copy.deepcopy(model)
-    with suppress(KeyError), resident(META, net.vae.encoder, net.vae.quant_conv, None) as device:
-        assert device == META
+    with suppress(KeyError), resident(META, net.vae.encoder, net.vae.quant_conv, None):
         there = places(net)
         assert {name for name, where in there.items() if where == {"meta"}} == {"encoder", "quant"}
         raise KeyError
@@ -50,33 +51,54 @@ def test_parts_are_there_only_inside_and_unchanged_afterwards(model):
         assert torch.equal(ours, theirs)
 
 
-def test_without_offloading_nothing_moves(model):
-    with resident(None, None, model.unet) as device:
-        assert device == next(model.unet.parameters()).device
+TEXT, ENCODER, UNET, DECODER = PARTS = (
+    ["text_encoder"],
+    ["vae.encoder", "vae.quant_conv"],
+    ["unet"],
+    ["vae.post_quant_conv", "vae.decoder"],
+)
 
 
-def test_every_step_moves_its_own_part_once(offloaded, monkeypatch):
-    moved = []
+@pytest.fixture
+def moved(offloaded, monkeypatch):
+    """The parts that were moved to the device, by their names, move by move."""
+    seen = []
 
     def note(device, *parts):
         names = {id(part): name for name, part in offloaded.named_modules()}
-        moved.append([names[id(part)] for part in parts if part is not None])
+        seen.append([names[id(part)] for part in parts if part is not None])
         return resident(device, *parts)
 
-    monkeypatch.setattr(steps, "resident", note)
-    lq = torch.rand(4, 3, 8, 8, generator=torch.manual_seed(0))
-    restore(offloaded, lq, chunk=4)
-    assert moved == [
-        ["text_encoder"],
-        ["vae.encoder", "vae.quant_conv"],
-        ["unet"],
-        ["vae.decoder", "vae.post_quant_conv"],
-    ]
+    monkeypatch.setattr(runtime, "resident", note)
+    return seen
+
+
+def test_without_offloading_nothing_moves(model, moved):
+    before = {name: id(parameter) for name, parameter in model.named_parameters()}
+    for part in (model.encoder_part, (model.unet,), model.decoder_part, (model.text_encoder,)):
+        with runtime.Runtime().load(model, part, 0):
+            assert {name: id(parameter) for name, parameter in model.named_parameters()} == before
+    restore(model, torch.rand(1, 3, 8, 8, generator=torch.manual_seed(0)))
+    assert moved == []
+
+
+def test_every_image_moves_part_after_part_and_the_prompts_only_the_first(offloaded, moved):
+    restore(offloaded, torch.rand(3, 3, 8, 8, generator=torch.manual_seed(0)))
+    assert moved == [TEXT, *[ENCODER, UNET, DECODER] * 3]
+
+
+def test_every_step_moves_its_own_part_once_for_all_images(offloaded, moved):
+    surroundings = runtime.Runtime()
+    plan = make_plan(offloaded, 32, 32, count=4, runtime=surroundings)
+    embeds = encode_prompt(offloaded, [""], surroundings)
+    z = encode(offloaded, torch.rand(4, 3, 32, 32), plan, surroundings)
+    decode(offloaded, denoise(offloaded, z, embeds, plan, surroundings), plan, surroundings)
+    assert moved == [*PARTS]
 
 
 def test_offloading_changes_no_bit(model, offloaded):
     lq = torch.rand(2, 3, 8, 12, generator=torch.manual_seed(0))
-    assert torch.equal(restore(offloaded, lq, chunk=2), restore(model, lq))
+    assert torch.equal(restore(offloaded, lq), restore(model, lq))
     assert torch.equal(restore(offloaded, lq, vae=32), restore(model, lq, vae=32))
 
 

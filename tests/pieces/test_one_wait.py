@@ -5,7 +5,7 @@ The card is the meta device, which knows shapes alone: what is counted is what t
 
 import copy
 import logging
-import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,12 +15,12 @@ from osediff_core import restore
 from osediff_core.color import to_levels
 from osediff_core.device.memory import upload
 from osediff_core.errors import OSEDiffError
-from osediff_core.pipeline import steps, tiling
-from osediff_core.pipeline.plan import Room
-from osediff_core.pipeline.steps import decode, denoise, encode
+from osediff_core.pipeline import run, unet_tiles
+from osediff_core.pipeline.plan import make_plan
+from osediff_core.pipeline.run import decode, denoise, encode
+from osediff_core.pipeline.runtime import Runtime
 
 CARD = torch.device("meta")
-ROOMY = {"free": lambda device: None}
 
 
 class Waits(TorchDispatchMode):
@@ -54,7 +54,7 @@ def card(model, monkeypatch):
     net = copy.deepcopy(model).to(CARD)
     embeds = torch.zeros(1, 77, 16, device=CARD)
     net.embeddings.of = lambda *rest: embeds
-    for module in (steps, tiling):
+    for module in (run, unet_tiles):
         monkeypatch.setattr(module, "upload", lambda tensor, to: tensor.to(to, non_blocking=True))
     with Waits() as waits:
         yield net, waits
@@ -75,39 +75,44 @@ def test_what_goes_to_a_card_is_let_go_and_what_comes_from_it_is_not():
 
 
 @pytest.mark.parametrize(("color", "dtype"), [("adain", torch.float32), ("wavelet", torch.uint8)])
-def test_an_image_is_waited_for_once(card, dtype, color):
+def test_an_image_is_waited_for_once(card, machine, dtype, color):
     net, waits = card
-    out = restore(net, torch.rand(2, 3, 12, 20), color=color, tile=6, overlap=2, dtype=dtype, **ROOMY)
+    how = {"color": color, "tile": 6, "overlap": 2, "dtype": dtype}
+    out = restore(net, torch.rand(2, 3, 12, 20), **how, runtime=machine())
     assert (out.device.type, out.dtype) == ("cpu", dtype)
     assert waits.seen == ["to host"] * 2
 
 
-def test_a_batch_that_goes_through_the_steps_together_is_waited_for_once(card):
+def test_an_image_in_pieces_is_waited_for_once(card, machine):
     net, waits = card
-    restore(net, torch.rand(4, 3, 8, 8), chunk=4, scale=2.5, **ROOMY)
-    assert waits.seen == ["to host"]
+    restore(net, torch.rand(2, 3, 12, 20), vae=32, scale=2.5, runtime=machine())
+    assert waits.seen == ["to host"] * 2
 
 
-def test_what_lies_on_the_card_stays_there_and_is_asked_about_once(card):
+def test_what_lies_on_the_card_stays_there_and_is_asked_about_once(card, machine):
     net, waits = card
     x = torch.rand(1, 3, 12, 20, device=CARD)
     waits.seen.clear()
-    assert restore(net, x, **ROOMY).device == CARD
-    assert waits.seen == ["read"] * 3  # two checks of what came, by `restore` and its first step, and the end
+    assert restore(net, x, runtime=machine()).device == CARD
+    assert waits.seen == ["read"] * 2  # the check of what came, and the end
 
 
-def test_control_the_steps_one_by_one_wait_each_time(card):
+def test_control_the_steps_one_by_one_wait_each_time(card, machine):
     net, waits = card
-    room = Room(**ROOMY)
-    z = encode(net, torch.rand(1, 3, 16, 16), room=room)
-    decode(net, denoise(net, z, net.embeddings.of(), room=room), room=room)
+    plan, runtime = make_plan(net, 16, 16, runtime=machine()), Runtime()
+    z = encode(net, torch.rand(1, 3, 16, 16), plan, runtime)
+    decode(net, denoise(net, z, net.embeddings.of(), plan, runtime), plan, runtime)
     assert waits.seen == ["to card", "read", "to host"] * 3
 
 
-def test_a_picture_too_large_for_the_card_lies_in_the_hosts_memory(card):
+@pytest.mark.usefixtures("figures")
+def test_a_picture_too_large_for_the_card_lies_in_the_hosts_memory(card, machine):
     net, waits = card
-    free = 3 * 10**6  # enough for pieces of 32, not for what is kept
-    out = restore(net, torch.rand(1, 3, 40, 40), free=lambda device: free if device == CARD else 2**40)
+    runtime = machine(2**40, 2 * 2**30)  # enough for pieces, not for what is kept
+    plan = make_plan(net, 40, 40, scale=4, runtime=runtime)
+    assert not plan.on_device
+    assert plan.decode[0].keep == torch.device("cpu")
+    out = restore(net, torch.rand(1, 3, 40, 40), runtime=runtime)
     assert out.shape == (1, 3, 160, 160)
     assert len(waits.seen) > 20
 
@@ -127,10 +132,13 @@ def break_from(module, first, times):
 @pytest.fixture
 def asks_late(monkeypatch):
     """Take the processor for a device that is not waited for; what is fetched from it travels."""
-    there = sys.modules["osediff_core.pipeline.run"]
-    fetched = there._fetched
-    monkeypatch.setattr(there, "fits_on_device", lambda *rest: True)
-    monkeypatch.setattr(there, "_fetched", lambda sr, good, to: fetched(sr, good, torch.device("cpu", 0)))
+    fetched = run._fetched
+
+    def planned(*sizes, **choices):
+        return replace(make_plan(*sizes, **choices), on_device=True)
+
+    monkeypatch.setattr(run, "make_plan", planned)
+    monkeypatch.setattr(run, "_fetched", lambda sr, good, to: fetched(sr, good, torch.device("cpu", 0)))
 
 
 @pytest.mark.usefixtures("asks_late")
@@ -151,8 +159,10 @@ def test_an_image_that_was_not_finite_is_made_again_part_by_part(model, dtype, c
     ]
     assert torch.equal(out[0], expected[0])
     assert (out.float() - expected.float()).abs().mean() < 0.05 * (1 if dtype == exact else 255)
-    assert seen[-1] == (9, 9)
-    assert max(seen) == (9, 9)
+    steps = make_plan(net, 8, 8, scale=4, count=3, runtime=Runtime()).steps
+    assert seen[-1] == (steps, steps)
+    assert max(seen) == (steps, steps)
+    assert {total for _, total in seen} == {steps}
 
 
 @pytest.mark.usefixtures("asks_late")

@@ -6,6 +6,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from osediff_core.network.config import VAEConfig
+from osediff_core.network.vae import VAE
+
 BUILDS = {
     "like SD": {"block_out_channels": (8, 16, 16, 16), "layers_per_block": 2, "latent_channels": 4},
     "like the demo": {
@@ -27,16 +30,11 @@ BUILDS = {
 
 def make_vae(build="like SD", seed=0, **changes):
     """A VAE with random weights; every norm's weight and bias is random too, so that nothing is left out."""
-    from diffusers import AutoencoderKL
-
     config = {"norm_num_groups": 4, **BUILDS[build], **changes} if build in BUILDS else changes
     levels = len(config["block_out_channels"])
+    kinds = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
     torch.manual_seed(seed)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        **config,
-    )
+    vae = VAE(VAEConfig(**{name: kind * levels for name, kind in kinds.items()}, **config))
     for module in vae.modules():
         if isinstance(module, torch.nn.GroupNorm):
             torch.nn.init.normal_(module.weight, 1, 0.2)
@@ -47,7 +45,7 @@ def make_vae(build="like SD", seed=0, **changes):
 def whole(vae, x, z):
     """What the VAE itself makes of images (B, 3, H, W) in [-1, 1] and of latents."""
     with torch.no_grad():
-        return vae.encode(x).latent_dist.parameters, vae.decode(z).sample
+        return vae.encode(x), vae.decode(z)
 
 
 def uneven(*shape, seed=0):

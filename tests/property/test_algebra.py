@@ -3,11 +3,10 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from osediff_core.color import adain, match_color, wavelet
 from osediff_core.diffusion import add_noise, predict_x0
-from osediff_core.lora import fold
+from osediff_core.lora import folded
 
 relaxed = settings(deadline=None, max_examples=40)
 seeds = st.integers(0, 2**31)
@@ -28,12 +27,12 @@ def test_x0_is_the_inverse_of_adding_noise(seed, alpha_bar):
 @given(seeds, st.integers(1, 6), st.floats(-2, 2), st.floats(0.1, 8))
 def test_folding_twice_in_halves_is_folding_once(seed, rank, strength, scale):
     tensors = {"0.lora_A.weight": random(seed, rank, 5), "0.lora_B.weight": random(seed + 1, 4, rank)}
-    once, twice = nn.Sequential(nn.Linear(5, 4)), nn.Sequential(nn.Linear(5, 4))
-    twice.load_state_dict(once.state_dict())
-    fold(once, tensors, scale, strength=strength)
-    fold(twice, tensors, scale, strength=strength / 2)
-    fold(twice, tensors, scale, strength=strength / 2)
-    assert torch.allclose(once[0].weight, twice[0].weight, atol=1e-4)
+    weight = random(seed + 2, 4, 5)
+
+    def fold(weight, strength):
+        return folded("0.weight", weight, tensors, scale, strength)
+
+    assert torch.allclose(fold(weight, strength), fold(fold(weight, strength / 2), strength / 2), atol=1e-4)
 
 
 @relaxed

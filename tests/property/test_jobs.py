@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.pictures.jobs import PICTURES, make_plan
+from osediff_core.pictures.jobs import PICTURES, find_jobs
 
 stems = st.text("aAbB._ 1", min_size=1, max_size=4).filter(lambda s: s.strip(". ") == s)
 names = st.builds(lambda stem, ending: stem + ending, stems, st.sampled_from([*PICTURES, ".PNG", ".txt"]))
@@ -29,14 +29,14 @@ def test_results_are_apart(paths, suffix, recursive):
         ]
         assume(wanted)
         try:
-            plan = make_plan(str(source), str(target), suffix, overwrite=False, recursive=recursive)
+            plan = find_jobs(str(source), str(target), suffix, overwrite=False, recursive=recursive)
         except OSEDiffError as error:
             assume("both become" not in str(error))
             raise
-        assert sorted(job.source for job in plan.jobs) == sorted(wanted)
-        results = [str(job.target).casefold() for job in plan.jobs]
+        assert sorted(job.source for job in plan.todo) == sorted(wanted)
+        results = [str(job.target).casefold() for job in plan.todo]
         assert len(set(results)) == len(results)
-        for job in plan.jobs:
+        for job in plan.todo:
             assert target in job.target.parents
             assert job.target.suffix == suffix
             assert job.target.parent.is_dir()

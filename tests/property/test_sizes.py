@@ -1,13 +1,16 @@
 """Sizes: what comes out is what was asked for, whatever goes in."""
 
 import math
+from dataclasses import replace
 
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from osediff_core import restore
+from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import prepare
+from osediff_core.pipeline.runtime import Runtime
 from osediff_core.resize import crop, pad_to_multiple, target_size
 
 sides = st.integers(1, 40)
@@ -33,14 +36,15 @@ def test_restored_size_is_exactly_scale_times_input(model, height, width, scale,
 
 @many
 @given(height=sides, width=sides, scale=scales, reduction=st.sampled_from([1, 2, 4, 8, 16, 32]))
-def test_prepared_images_are_padded_but_not_stretched(height, width, scale, reduction):
+def test_prepared_images_are_padded_but_not_stretched(model, height, width, scale, reduction):
     lq = torch.rand(1, 3, height, width)
-    x, size = prepare(lq, scale, reduction)
-    assert size == target_size(height, width, scale)
+    plan = make_plan(model, height, width, scale=scale, runtime=Runtime())
+    x = prepare(lq, replace(plan, reduction=reduction))
+    assert plan.size == target_size(height, width, scale)
+    assert tuple(x.shape[-2:]) == replace(plan, reduction=reduction).padded
     assert all(padded % reduction == 0 for padded in x.shape[-2:])
-    assert all(0 <= padded - true < reduction for padded, true in zip(x.shape[-2:], size, strict=True))
-    unpadded, _ = prepare(lq, scale, 1)
-    assert torch.equal(crop(x, size), unpadded)
+    assert all(0 <= padded - true < reduction for padded, true in zip(x.shape[-2:], plan.size, strict=True))
+    assert torch.equal(crop(x, plan.size), prepare(lq, replace(plan, reduction=1)))
 
 
 @many

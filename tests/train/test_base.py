@@ -17,7 +17,7 @@ from train.base.linear import start_linear
 from train.base.prior import PriorConfig, build_unet
 from train.base.run import BaseConfig, PicturesConfig, train_prior, train_vae
 from train.base.text import load_tokenizer, write_tokenizer
-from train.base.vae import VaeConfig, build_vae, vae_loss
+from train.base.vae import VaeConfig, build_vae, encode_mean, vae_loss
 from train.data.crops import vary_colour
 
 SMALL_VAE = VaeConfig(widths=(8, 8), latent_channels=4, linear_start=False, crop=32, batch=2, steps=3)
@@ -43,13 +43,12 @@ def test_the_untrained_unet_passes_its_input_through():
     for scale in (1.0, 0.1):  # flat pictures too: the norms must not blow them up
         z = scale * torch.randn(1, 8, 16, 16)
         with torch.no_grad():
-            eps = unet(z, torch.tensor(999), torch.zeros(1, 77, config.text_width)).sample
+            eps = unet(z, torch.tensor([999]), torch.zeros(1, 77, config.text_width))
         assert (eps - z).std() < 0.05 * z.std()
-    plain = type(unet).from_config(unet.config).eval()  # the control: the library's own start
+    plain = type(unet)(unet.config).eval()  # the control: PyTorch's own start
     with torch.no_grad():
-        assert (
-            plain(z, torch.tensor(999), torch.zeros(1, 77, config.text_width)).sample - z
-        ).std() > 0.5 * z.std()
+        eps = plain(z, torch.tensor([999]), torch.zeros(1, 77, config.text_width))
+    assert (eps - z).std() > 0.5 * z.std()
 
 
 def test_the_untrained_unet_keeps_levels_whatever_else_is_in_the_picture(monkeypatch):
@@ -62,7 +61,7 @@ def test_the_untrained_unet_keeps_levels_whatever_else_is_in_the_picture(monkeyp
         torch.manual_seed(0)
         unet = build_unet(config, latent_channels=6, sample_size=16).eval()
         with torch.no_grad():
-            eps = unet(z, torch.tensor(999), torch.zeros(6, 77, config.text_width)).sample
+            eps = unet(z, torch.full((6,), 999), torch.zeros(6, 77, config.text_width))
         worst[constant] = (eps - z)[..., 8:].mean((2, 3)).abs().max()
     kept, control = worst.values()
     assert kept < 0.03
@@ -78,7 +77,7 @@ def test_the_untrained_vae_keeps_the_level_of_flat_pictures():
     torch.manual_seed(0)
     vae = build_vae(SMALL_VAE).eval()
     with torch.no_grad():
-        dark, bright = (vae.encode(torch.full((1, 3, 32, 32), v)).latent_dist.mean for v in (-0.8, 0.8))
+        dark, bright = (encode_mean(vae, torch.full((1, 3, 32, 32), v)) for v in (-0.8, 0.8))
     assert (dark - bright).abs().mean() > 1e-2
 
 
@@ -93,7 +92,7 @@ def smooth_pictures(seed):
 
 def error_of(vae, x):
     with torch.no_grad():
-        return (vae.decode(vae.encode(x).latent_dist.mean).sample - x).square().mean() / x.square().mean()
+        return (vae.decode(encode_mean(vae, x)) - x).square().mean() / x.square().mean()
 
 
 def test_the_linear_start_reconstructs_pictures_that_it_has_not_seen():
@@ -113,7 +112,7 @@ def tone_error(vae, surroundings):
     x = torch.tensor(surroundings).view(-1, 3, 1, 1).repeat(1, 1, 64, 64)
     x[..., 16:48, 16:48] = violet
     with torch.no_grad():
-        y = vae.decode(vae.encode(x).latent_dist.mean).sample
+        y = vae.decode(encode_mean(vae, x))
     return 127.5 * (y - violet)[..., 24:40, 24:40].mean((2, 3)).abs().max()
 
 
@@ -254,6 +253,19 @@ def test_the_vae_loss_sees_a_tint():
     assert vae_loss(vae, x, noise, strong) > vae_loss(vae, x, noise, weak)
 
 
+def as_diffusers_loads(folder):
+    """The tensors of a network as diffusers itself reads its folder."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    kind = UNet2DConditionModel if folder.name == "unet" else AutoencoderKL
+    return kind.from_pretrained(folder).state_dict()
+
+
+def test_a_vae_to_go_on_from_that_is_not_there_is_a_sentence(tmp_path):
+    with pytest.raises(OSEDiffError, match="no VAE in the diffusers layout"):
+        build_vae(dataclasses.replace(SMALL_VAE, start_from=str(tmp_path / "nowhere")))
+
+
 def test_the_folder_is_a_base_like_any_other(tmp_path, pictures):
     config = BaseConfig(
         out=str(tmp_path / "base"),
@@ -269,6 +281,13 @@ def test_the_folder_is_a_base_like_any_other(tmp_path, pictures):
     assert model.latent_channels == 4
     sr, _ = model(torch.rand(1, 3, 16, 16), model.encode_prompt(["photograph"]))
     assert sr.shape == (1, 3, 16, 16)
+    for part, ours in (("vae", model.vae), ("unet", model.unet)):
+        theirs = as_diffusers_loads(tmp_path / "base" / part)
+        assert all(torch.equal(theirs[name], tensor) for name, tensor in ours.state_dict().items())
+    on = build_vae(dataclasses.replace(SMALL_VAE, start_from=str(tmp_path / "base" / "vae")))
+    assert all(torch.equal(tensor, model.vae.state_dict()[name]) for name, tensor in on.state_dict().items())
+    assert on.config == dataclasses.replace(model.vae.config, scaling_factor=1.0)
+    assert all(parameter.requires_grad for parameter in on.parameters())
     again = BaseConfig(**{**vars(config), "out": str(tmp_path / "again")})
     train_vae(again)
     first, second = (

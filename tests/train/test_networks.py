@@ -38,7 +38,7 @@ def roles(networks):
 @torch.no_grad()
 def test_all_roles_start_as_the_base(backbone, loaded):
     generator, critic, teacher = roles(backbone())
-    expected = loaded.unet(Z, T, encoder_hidden_states=PROMPT.expand(2, -1, -1)).sample
+    expected = loaded.unet(Z, T, PROMPT.expand(2, -1, -1))
     torch.testing.assert_close(teacher, expected)
     torch.testing.assert_close(critic, expected)
     torch.testing.assert_close(generator, loaded.predict_noise(Z, PROMPT))
@@ -256,7 +256,7 @@ def test_merged_adapters_are_the_same_function_in_every_role(backbone, loaded):
     beside, merged = (trained_alike(backbone, way) for way in (False, True))
     for ours, expected in zip(roles(merged), roles(beside), strict=True):
         torch.testing.assert_close(ours, expected, atol=2e-4, rtol=2e-4)
-    base = loaded.unet(Z, T, encoder_hidden_states=PROMPT.expand(2, -1, -1)).sample
+    base = loaded.unet(Z, T, PROMPT.expand(2, -1, -1))
     torch.testing.assert_close(roles(merged)[2], base)
     assert not torch.allclose(roles(merged)[1], base, atol=1e-2), "control: the adapters do something"
 

@@ -53,11 +53,11 @@ class ThreeCopies:
                 tensor.data.copy_(values[key])
 
     def generate(self, lq, noise):
-        posterior = self.vae.encode(lq * 2 - 1).latent_dist
-        z = (posterior.mean + posterior.std * noise) * self.scaling
-        eps = self.unet(z, torch.full((len(z),), 999), PROMPT.expand(len(z), -1, -1)).sample
+        mean, log_variance = self.vae.encode(lq * 2 - 1).chunk(2, 1)
+        z = (mean + (log_variance.clamp(-30, 20) / 2).exp() * noise) * self.scaling
+        eps = self.unet(z, torch.full((len(z),), 999), PROMPT.expand(len(z), -1, -1))
         z_hq = self.clean(z, eps, torch.full((len(z),), 999))
-        return self.vae.decode(z_hq / self.scaling).sample.clamp(-1, 1), z_hq
+        return self.vae.decode(z_hq / self.scaling).clamp(-1, 1), z_hq
 
     def clean(self, z_t, eps, t):
         a = self.alphas[t].view(-1, 1, 1, 1)
@@ -71,9 +71,9 @@ class ThreeCopies:
     def distil(self, z, draws):
         """Return where VSD wants the latent to be."""
         z_t, t = self.noised(z, draws.vsd_noise, draws.vsd_timesteps), draws.vsd_timesteps
-        fake = self.clean(z_t, self.critic(z_t, t, PROMPT.expand(len(z), -1, -1)).sample, t)
-        negative = self.teacher(z_t, t, NEGATIVE.expand(len(z), -1, -1)).sample
-        positive = self.teacher(z_t, t, PROMPT.expand(len(z), -1, -1)).sample
+        fake = self.clean(z_t, self.critic(z_t, t, PROMPT.expand(len(z), -1, -1)), t)
+        negative = self.teacher(z_t, t, NEGATIVE.expand(len(z), -1, -1))
+        positive = self.teacher(z_t, t, PROMPT.expand(len(z), -1, -1))
         real = self.clean(z_t, negative + 7.5 * (positive - negative), t)
         return z - (fake - real) / (z - real).abs().mean((1, 2, 3), keepdim=True)
 
@@ -86,7 +86,7 @@ class ThreeCopies:
         total.backward()
         z, t = z_hq.detach(), draws.critic_timesteps
         z_t = self.noised(z, draws.critic_noise, t)
-        critic = F.mse_loss(self.critic(z_t, t, PROMPT.expand(len(z), -1, -1)).sample, draws.critic_noise)
+        critic = F.mse_loss(self.critic(z_t, t, PROMPT.expand(len(z), -1, -1)), draws.critic_noise)
         critic.backward()
         return (total.detach(), vsd.detach(), critic.detach()), *self.gradients()
 

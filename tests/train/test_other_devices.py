@@ -30,28 +30,32 @@ ROOT = Path(__file__).resolve().parents[2]
 class OnDevice(TorchDispatchMode):
     """Follow marked tensors, and all that is computed with them, and refuse float64 among these.
 
+    What is marked is their memory, so that a tensor is followed too whose parts are written one by one.
     Tensors of the host alone may be float64, as well as a number (no dimensions) that meets a marked tensor.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.marked = WeakIdKeyDictionary()
+        self._marked = WeakIdKeyDictionary()
+
+    def __contains__(self, tensor) -> bool:
+        return tensor.untyped_storage() in self._marked
 
     def mark(self, *tensors):
         for tensor in tensors:
-            self.marked[tensor] = True
+            self._marked[tensor.untyped_storage()] = True
 
     def leave(self, tensor):
         """What `.cpu()` does: the values, on the host."""
         copy = tensor.clone()
-        self.marked.pop(copy, None)
+        self._marked.pop(copy.untyped_storage(), None)
         return copy
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         taken = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
         given = [t for t in tree_flatten(out)[0] if isinstance(t, torch.Tensor)]
-        if any(tensor in self.marked for tensor in taken):
+        if any(tensor in self for tensor in taken):
             wide = [t for t in taken if t.dtype == torch.float64 and t.ndim]
             wide += [t for t in given if t.dtype == torch.float64]
             assert not wide, f"{func} has float64 on the device"
@@ -92,7 +96,7 @@ def test_restoring(on_device):
     on_device.mark(lq)
     for color in ("adain", "wavelet"):
         sr = restore(model, lq, scale=4, prompt=["a", "b"], color=color, tile=6, overlap=2)
-        assert sr in on_device.marked  # so that the watch has seen all of the way
+        assert sr in on_device  # so that the watch has seen all of the way
         assert sr.dtype == torch.float32
 
 
@@ -137,7 +141,7 @@ def test_training(on_device, config, monkeypatch):
     def marked(sample):
         on_device.mark(sample["hq"], sample["lq"])
         made = make(sample)
-        assert made.lq in on_device.marked
+        assert made.lq in on_device
         return made
 
     monkeypatch.setattr(trainer.feed, "batch", marked)

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from osediff_core import OSEDiff, OSEDiffError
+from osediff_core.base.folder import write_network
 from osediff_core.weights.checkpoint import read_checkpoint, write_checkpoint
 from train.config import LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from train.data import DataConfig, build_dataset
@@ -180,7 +181,7 @@ def test_the_state_of_another_base_is_refused(begun, tmp_path, micro):
     moved = replace(again(begun), model=replace(begun.model, base=str(folder)))
     state = Trainer(moved, build_dataset(begun.data, begun.degradation, 0), Accelerator(cpu=True))
     state.resume()  # the same base elsewhere
-    base.unet.save_pretrained(folder / "unet")
+    write_network(folder / "unet", base.unet)
     with pytest.raises(OSEDiffError, match=r"the base \(other weights"):
         train(moved)
 
@@ -198,7 +199,7 @@ def test_a_damaged_state_is_named(begun, damage):
 def test_a_state_is_whole_or_not_there(tmp_path, monkeypatch):
     path = tmp_path / "state_0000001.pt"
     write_state(path, {"step": 1})
-    (tmp_path / ".state_0000002.pt.77.part").write_bytes(b"half")
+    (tmp_path / ".osediff-0123456789ab.part").write_bytes(b"half")
 
     def fail(*_):
         raise OSError("no room")

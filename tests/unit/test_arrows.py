@@ -17,11 +17,11 @@ ALLOWED = {
     "nodes": {"nodes", "osediff_core"},
 }
 COMFY = re.compile(r"^(comfy|comfy_\w+|folder_paths|latent_preview|server)$")
-TRAINING_ONLY = {"accelerate", "peft", "lpips", "tyro", "tensorboard"}
+TRAINING_ONLY = {"accelerate", "peft", "lpips", "tyro", "tensorboard", "diffusers"}
 NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | {"torchvision", "timm"}
 HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision", "lpips"}
 LAYERS = [
-    {"errors", "choices"},
+    {"errors", "choices", "whole_files"},
     {"diffusion", "lora", "color", "resize", "inputs", "prompt_cache", "device"},
     {"network"},
     {"weights"},

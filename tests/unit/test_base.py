@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from osediff_core import OSEDiff
 from osediff_core.base.load import load_base, resolve_device, resolve_dtype
 from osediff_core.errors import OSEDiffError
+from osediff_core.network.config import UNetConfig, read_config
+from osediff_core.network.unet import UNet
 
 
 @pytest.fixture
@@ -172,11 +174,8 @@ def test_a_base_alone_is_the_plain_base(micro, model):
 def test_a_checkpoint_for_another_base_names_its_first_keys(base, micro):
     small = {"block_out_channels": [8, 8, 16, 24]}
     edit(base / "unet" / "config.json", **small)
-    from diffusers import UNet2DConditionModel
-
-    UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(base / "unet")).save_pretrained(
-        base / "unet"
-    )
+    config = read_config(UNetConfig, json.loads((base / "unet" / "config.json").read_text()))
+    save_file(UNet(config).state_dict(), base / "unet" / WEIGHTS["unet"], {"format": "pt"})
     with pytest.raises(OSEDiffError, match=r"does not fit this base.*down_blocks\.3.*where the base needs"):
         OSEDiff.from_pretrained(base, micro / "osediff.pkl", device="cpu")
 
@@ -188,6 +187,6 @@ def test_a_strength_that_is_no_number_is_a_sentence(micro, strength):
 
 
 def test_a_missing_library_is_a_sentence(micro, monkeypatch):
-    monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(OSEDiffError, match=r"diffusers.*install the requirements"):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(OSEDiffError, match=r"transformers.*install the requirements"):
         load_base(micro / "tiny_sd")

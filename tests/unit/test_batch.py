@@ -10,7 +10,7 @@ from PIL import Image
 
 from osediff_core import restore
 from osediff_core.commands import restore_files as batch
-from osediff_core.commands.restore_files import Settings, restore_file, restore_files
+from osediff_core.commands.restore_files import Settings, restore_files
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.jobs import Job
 
@@ -38,7 +38,7 @@ def test_every_picture_is_what_it_is_alone(model, jobs):
     assert run(model, jobs) == [(job, None) for job in jobs]
     for job in jobs:
         alone = job.target.with_name("alone.png")
-        restore_file(model, job.source, alone, Settings(scale=1))
+        assert run(model, [Job(job.source, alone)]) == [(Job(job.source, alone), None)]
         assert job.target.read_bytes() == alone.read_bytes()
     assert run(model, []) == []
 

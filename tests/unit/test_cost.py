@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.random_base import empty
 from osediff_core.commands.cli import main
+from osediff_core.lora import vae_targets
 from osediff_core.tools.cost import PAPER_TABLE_2, FullSize, lora_parameters, macs, tagger
 
 
@@ -44,15 +46,10 @@ def test_what_is_trained(full_size):
 def test_the_lora_count_is_that_of_real_adapters(full_size):
     """Against peft, which makes the adapters."""
     peft = pytest.importorskip("peft")
-    from osediff_core.base import sd21
-    from osediff_core.lora import vae_targets
-
+    vae = empty("vae")
+    names = vae_targets(vae)
     with torch.device("meta"):
-        from diffusers import AutoencoderKL
-
-        vae = AutoencoderKL(**sd21.VAE)
-        names = vae_targets(vae)
-        vae.add_adapter(peft.LoraConfig(r=4, target_modules=names))
+        peft.inject_adapter_in_model(peft.LoraConfig(r=4, target_modules=names), vae)
     made = sum(p.numel() for name, p in vae.named_parameters() if "lora_" in name)
     assert made == lora_parameters(full_size.vae, names, 4) == 369_356
 

@@ -9,8 +9,13 @@ from osediff_core import restore
 from osediff_core.base.precision import convert
 from osediff_core.device.offload import resident
 from osediff_core.errors import OSEDiffError
-from osediff_core.pipeline.run import encode_prompt
+from osediff_core.pipeline import run
+from osediff_core.pipeline.runtime import Runtime
 from osediff_core.prompt_cache import MOST
+
+
+def encode_prompt(net, texts):
+    return run.encode_prompt(net, texts, Runtime())
 
 
 @pytest.fixture
@@ -98,12 +103,18 @@ def test_a_move_to_a_device_and_back_keeps_them(net, calls):
     expected = encode_prompt(net, ["a cat"])
     for parameter in net.text_encoder.parameters():
         parameter.data = parameter.data.clone()  # what `Module.to` does to each
-    told = []
-    again = encode_prompt(net, ["a cat", "a tree"], lambda *step: told.append(step))
+
+    class Told(Runtime):
+        def load(self, model, part, needed):
+            told.append((part, needed))
+            return super().load(model, part, needed)
+
+    told, runtime = [], Told()
+    again = run.encode_prompt(net, ["a cat", "a tree"], runtime)
     assert torch.equal(again[:1], expected)
     assert calls == [1, 1]
-    encode_prompt(net, ["a tree"], lambda *step: told.append(step))
-    assert told == [("encode_prompt", 0, 0)]
+    run.encode_prompt(net, ["a tree"], runtime)
+    assert told == [((net.text_encoder,), 0)]
 
 
 def test_weights_that_were_loaded_under_inference_mode_may_be_moved_outside(model):

@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from osediff_core.base import sd21
+from benchmarks.random_base import empty
 from osediff_core.errors import OSEDiffError
-from osediff_core.lora import fold, lora_delta, unet_targets, vae_targets
+from osediff_core.lora import lora_delta, unet_targets, vae_targets
 from osediff_core.tools.exports import (
     CONV_IN_BIAS,
     unet_lora,
@@ -21,6 +21,8 @@ from osediff_core.tools.exports import (
     write_vae_patch,
 )
 from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint
+
+from .folding import fold
 
 SET = {"conv_in.weight": "lora_unet_conv_in.set_weight", "conv_in.bias": CONV_IN_BIAS}
 
@@ -128,10 +130,7 @@ def test_the_vae_patch_makes_the_same_encoder_as_folding(plain, published):
 
 @pytest.fixture(scope="module")
 def full_size():
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    with torch.device("meta"):
-        return UNet2DConditionModel(**sd21.UNET), AutoencoderKL(**sd21.VAE)
+    return empty("unet"), empty("vae")
 
 
 def test_the_vae_names_are_those_of_comfyuis_encoder(full_size):

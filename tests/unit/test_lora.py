@@ -4,7 +4,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.lora import fold, lora_delta, unet_targets, vae_targets
+from osediff_core.lora import lora_delta, unet_targets, vae_targets
+from osediff_core.network.config import VAEConfig
+from osediff_core.network.vae import VAE
+
+from .folding import fold
 
 
 def pair(name, a_shape, b_shape):
@@ -94,8 +98,8 @@ def test_vae_targets_leave_the_decoder_alone_and_do_without_quant_conv(model):
     names = vae_targets(model.vae)
     assert "quant_conv" in names
     assert not [n for n in names if n.startswith("decoder") or "post_quant" in n]
-    from diffusers import AutoencoderKL
-
-    bare = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, use_quant_conv=False)
+    config = {"block_out_channels": (8,), "latent_channels": 4, "norm_num_groups": 4, "use_quant_conv": False}
+    kinds = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    bare = VAE(VAEConfig(**kinds, **config))
     assert "quant_conv" not in vae_targets(bare)
     assert "encoder.conv_in" in vae_targets(bare)

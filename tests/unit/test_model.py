@@ -1,10 +1,14 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from osediff_core import OSEDiff
 from osediff_core.errors import OSEDiffError
+from osediff_core.network.config import VAEConfig
+from osediff_core.network.unet import UNet
+from osediff_core.network.vae import VAE
 
 
 def image(*size, batch=1):
@@ -18,19 +22,11 @@ def test_geometry_comes_from_the_vae(model):
 
 @torch.no_grad()
 def test_any_reduction_and_latent_width_works(model):
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
     torch.manual_seed(0)
-    config = dict(model.unet.config) | {"in_channels": 8, "out_channels": 8}
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3}
-    vae = AutoencoderKL(block_out_channels=(8, 8, 16), latent_channels=8, norm_num_groups=4, **blocks)
-    other = OSEDiff(
-        UNet2DConditionModel.from_config(config),
-        vae,
-        model.text_encoder,
-        model.tokenizer,
-        model.alphas_cumprod,
-    )
+    unet = UNet(replace(model.unet.config, in_channels=8, out_channels=8))
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    vae = VAE(VAEConfig(block_out_channels=(8, 8, 16), latent_channels=8, norm_num_groups=4, **blocks))
+    other = OSEDiff(unet, vae, model.text_encoder, model.tokenizer, model.alphas_cumprod)
     assert (other.reduction, other.latent_channels) == (4, 8)
     sr, z = other(image(12, 20), other.encode_prompt([""]))
     assert sr.shape == (1, 3, 12, 20)

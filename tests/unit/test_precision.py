@@ -5,7 +5,9 @@ import torch
 
 from osediff_core.base.load import load_base
 from osediff_core.base.precision import convert, exact_dtype
+from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import denoise
+from osediff_core.pipeline.runtime import Runtime
 
 HALVES = [torch.float16, torch.bfloat16]
 
@@ -67,7 +69,8 @@ def test_the_guard_computes_in_float32_and_goes_back(half, caplog):
         pytest.skip("bfloat16 reaches as far as float32")
     half.unet.conv_in.weight.data.mul_(3e4)
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    out = denoise(half, z, half.encode_prompt([""]))
+    plan = make_plan(half, 64, 64, runtime=Runtime())
+    out = denoise(half, z, half.encode_prompt([""]), plan, Runtime())
     assert "once more in float32" in caplog.text
     assert out.isfinite().all()
     assert half.dtype == torch.float16

@@ -8,16 +8,9 @@ import torch
 from osediff_core import OSEDiff, restore
 from osediff_core.base.precision import EXACT
 from osediff_core.errors import OSEDiffError
-from osediff_core.pipeline.overflow import finite
-from osediff_core.pipeline.run import (
-    decode,
-    denoise,
-    encode,
-    encode_prompt,
-    finish,
-    prepare,
-    tile_and_overlap,
-)
+from osediff_core.pipeline.plan import make_plan, tile_and_overlap
+from osediff_core.pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
+from osediff_core.pipeline.runtime import Runtime
 from osediff_core.resize import resize_bicubic
 
 
@@ -26,12 +19,25 @@ def image(*size, batch=1):
     return torch.randint(0, 256, (batch, 3, *size), generator=g).to(torch.uint8)
 
 
+def denoised(model, z, embeds, *, detail=1.0, runtime=None, **cut):
+    """What the one step makes of latents (B, C, h, w), by a plan of its own."""
+    runtime = runtime or Runtime()
+    plan = make_plan(model, *(side * model.reduction for side in z.shape[-2:]), runtime=runtime, **cut)
+    return denoise(model, z, embeds, plan, runtime, detail)
+
+
+def prompt_of(model, *texts):
+    return encode_prompt(model, texts, Runtime())
+
+
 def test_the_steps_are_what_restore_does(model):
-    lq = image(9, 7)
-    x, size = prepare(lq, 2.5, model.reduction)
-    assert (tuple(x.shape), size) == ((1, 3, 24, 24), (23, 18))
-    z = denoise(model, encode(model, x), encode_prompt(model, ["a cat"]))
-    by_hand = finish(decode(model, z), x, size, "wavelet")
+    lq, runtime = image(9, 7), Runtime()
+    plan = make_plan(model, 9, 7, scale=2.5, runtime=runtime)
+    x = prepare(lq, plan)
+    assert (tuple(x.shape), plan.size, plan.padded) == ((1, 3, 24, 24), (23, 18), (24, 24))
+    embeds = encode_prompt(model, ["a cat"], runtime)
+    z = denoise(model, encode(model, x, plan, runtime), embeds, plan, runtime)
+    by_hand = finish(decode(model, z, plan, runtime), x, plan.size, "wavelet")
     assert torch.equal(by_hand, restore(model, lq, scale=2.5, prompt="a cat", color="wavelet"))
 
 
@@ -71,11 +77,37 @@ def test_results_are_ordinary_tensors_without_gradients(model):
 
 
 @pytest.mark.parametrize("tile", [4, "auto", "off"])
-def test_progress_counts_encoding_tiles_and_decoding(model, tile):
-    seen = []
-    restore(model, image(8, 12, batch=2), tile=tile, overlap=1, progress=lambda *done: seen.append(done))
+def test_progress_counts_the_stages_of_the_vae_and_the_tiles_of_the_unet(model, tile):
+    seen, cut = [], {"tile": tile, "overlap": 1}
+    restore(model, image(8, 12, batch=2), **cut, progress=lambda *done: seen.append(done))
     tiles = 2 if tile == 4 else 1  # the latent is 4 x 6
-    assert seen == [(i, 2 * (tiles + 2)) for i in range(1, 2 * (tiles + 2) + 1)]
+    steps = 2 * (len(model.vae.encoder_stages()) + tiles + len(model.vae.decoder_stages()))
+    assert seen == [(i, steps) for i in range(1, steps + 1)]
+    plan = make_plan(model, 8, 12, count=2, scale=4, **cut, runtime=Runtime())
+    assert plan.steps == steps
+
+
+@pytest.mark.parametrize("cut", [{"vae": 32}, {"vae": 64, "tile": 4, "overlap": 1}])
+def test_after_every_piece_progress_says_again_how_many_steps_are_done(model, cut):
+    seen = []
+    restore(model, image(16, 20, batch=2), **cut, progress=lambda *at: seen.append(at))
+    steps = make_plan(model, 16, 20, count=2, scale=4, **cut, runtime=Runtime()).steps
+    done = [at for at, _ in seen]
+    assert {total for _, total in seen} == {steps}
+    assert done == sorted(done)
+    assert set(done) == set(range(steps + 1))
+    assert len(done) > 1.3 * steps  # some stages have several pieces
+    assert seen[-1] == (steps, steps)
+
+
+def test_one_runtime_serves_restoration_after_restoration(model):
+    seen = []
+    runtime = Runtime(lambda *at: seen.append(at))
+    first = restore(model, image(8, 12), runtime=runtime)
+    once = seen.copy()
+    seen.clear()
+    assert torch.equal(restore(model, image(8, 12), runtime=runtime), first)
+    assert seen == once
 
 
 def test_progress_may_cancel(model):
@@ -106,7 +138,7 @@ def test_the_automatic_tile_is_as_much_of_the_picture_with_every_vae(reduction, 
 
 
 def test_a_large_picture_is_tiled_by_default_as_it_is_with_the_automatic_tile(model, monkeypatch):
-    monkeypatch.setattr("osediff_core.pipeline.steps.AUTO_TILE", 3)
+    monkeypatch.setattr("osediff_core.pipeline.plan.AUTO_TILE", 3)
     lq, f = image(8, 16), 8 // model.reduction
     tiles = restore(model, lq, tile=3 * f, overlap=f)
     assert torch.equal(restore(model, lq, overlap=1), tiles)
@@ -146,7 +178,7 @@ def test_mistakes_are_sentences_before_any_work(model, monkeypatch, change, word
 
 def test_embeddings_must_be_as_many_as_latents(model):
     with pytest.raises(OSEDiffError, match="2 prompts for 3"):
-        denoise(model, torch.zeros(3, 4, 2, 2), encode_prompt(model, ["a", "b"]))
+        denoised(model, torch.zeros(3, 4, 2, 2), prompt_of(model, "a", "b"))
 
 
 PARTS = {
@@ -185,22 +217,24 @@ def test_an_overflow_in_half_precision_is_computed_once_more_in_float32(model, p
 
 
 def test_one_tile_that_overflows_costs_no_seam_and_all_tiles_are_checked_at_once(model):
-    net, asked = copy.deepcopy(model).to(torch.bfloat16), []
-    z, embeds = torch.randn(1, 4, 6, 9, generator=torch.Generator().manual_seed(0)), encode_prompt(net, [""])
-    calls = []
+    class Asked(Runtime):
+        def finite(self, name, *rest):
+            asked.append(name)
+            return super().finite(name, *rest)
+
+    net, asked, calls = copy.deepcopy(model).to(torch.bfloat16), [], []
+    z, embeds = torch.randn(1, 4, 6, 9, generator=torch.Generator().manual_seed(0)), prompt_of(net, "")
 
     def overflow_at_the_second(layer, args, out):
         calls.append(args[0].dtype)
         return out * torch.inf if len(calls) == 2 else None
 
     net.unet.conv_in.register_forward_hook(overflow_at_the_second)
-    out = denoise(
-        net, z, embeds, tile=4, overlap=1, check=lambda part, *rest: asked.append(part) or finite(part, *rest)
-    )
+    out = denoised(net, z, embeds, tile=4, overlap=1, runtime=Asked())
     assert asked == ["predicted noise"]
     assert calls == [torch.bfloat16] * 6 + [torch.float32] * 6
     rounded = copy.deepcopy(model).to(torch.bfloat16).float()
-    torch.testing.assert_close(out, denoise(rounded, z.bfloat16(), embeds, tile=4, overlap=1))
+    torch.testing.assert_close(out, denoised(rounded, z.bfloat16(), embeds, tile=4, overlap=1))
 
 
 @pytest.mark.parametrize(
@@ -239,19 +273,20 @@ def test_the_demo_needs_no_arguments_or_says_what_is_missing(monkeypatch, tmp_pa
 def test_the_closed_form_gets_the_rounded_latent_that_the_unet_got(model):
     """Else the closed form amplifies the rounding of the latent by 1 / sqrt(alpha_bar), 15 times."""
     net = copy.deepcopy(model).to(torch.bfloat16)
-    z, embeds = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0)), encode_prompt(net, [""])
+    z, embeds = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0)), prompt_of(net, "")
     assert not torch.equal(z, z.bfloat16().float())
-    assert torch.equal(denoise(net, z, embeds), denoise(net, z.bfloat16().float(), embeds))
+    assert torch.equal(denoised(net, z, embeds), denoised(net, z.bfloat16().float(), embeds))
 
 
 def test_the_detail_is_a_way_from_the_latent_that_came_to_the_restored_one(model):
-    z = encode(model, prepare(image(8, 8), 1, model.reduction)[0])
-    embeds = encode_prompt(model, [""])
-    trained = denoise(model, z, embeds)
-    assert torch.equal(denoise(model, z, embeds, detail=1.0), trained)
-    assert torch.equal(denoise(model, z, embeds, detail=0.0), z)
-    torch.testing.assert_close(denoise(model, z, embeds, detail=0.5), (z + trained) / 2)
-    beyond = denoise(model, z, embeds, detail=1.5)
+    plan = make_plan(model, 8, 8, runtime=Runtime())
+    z = encode(model, prepare(image(8, 8), plan), plan, Runtime())
+    embeds = prompt_of(model, "")
+    trained = denoised(model, z, embeds)
+    assert torch.equal(denoised(model, z, embeds, detail=1.0), trained)
+    assert torch.equal(denoised(model, z, embeds, detail=0.0), z)
+    torch.testing.assert_close(denoised(model, z, embeds, detail=0.5), (z + trained) / 2)
+    beyond = denoised(model, z, embeds, detail=1.5)
     torch.testing.assert_close(beyond - trained, (trained - z) / 2)
     assert not torch.allclose(beyond, trained, atol=1e-3)
 

@@ -1,8 +1,8 @@
 """The full-size configurations, held to what is known of the real model: sizes, names, schedule."""
 
 import pytest
-import torch
 
+from benchmarks.random_base import PARTS, empty
 from osediff_core.base import sd21
 from osediff_core.diffusion import alphas_cumprod
 
@@ -10,15 +10,7 @@ from osediff_core.diffusion import alphas_cumprod
 @pytest.fixture(scope="module")
 def full_size():
     """UNet, VAE and text encoder on the meta device, where they take no memory."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with torch.device("meta"):
-        return {
-            "unet": UNet2DConditionModel(**sd21.UNET),
-            "vae": AutoencoderKL(**sd21.VAE),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**sd21.TEXT_ENCODER)),
-        }
+    return {part: empty(part) for part in PARTS}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from benchmarks.random_base import write_vocabulary
 from osediff_core.base.load import load_base
+from osediff_core.base.single_file import single_file_parts
 from osediff_core.base.vocabulary import PACKAGED, SIZE, sd2_tokenizer
 from osediff_core.errors import OSEDiffError
 
@@ -85,6 +86,27 @@ def test_a_missing_tensor_is_named(tmp_path, micro_in_one_file, micro_architectu
     file = write(tmp_path / "base.safetensors", kept)
     with pytest.raises(OSEDiffError, match=r"unet.*base\.safetensors lacks 1 tensors.*mid_block"):
         load_base(file, vocabulary=vocabulary, architecture=micro_architecture)
+
+
+def test_what_else_a_training_leaves_in_the_file_is_no_matter(
+    tmp_path, micro, micro_in_one_file, micro_architecture, vocabulary
+):
+    flat = "diffusion_modelmiddle_block0in_layers2weight"
+    more = ("model_ema.decay", f"model_ema.{flat}", "alphas_cumprod", "first_stage_model.loss.logvar")
+    file = write(tmp_path / "base.safetensors", micro_in_one_file | {key: torch.zeros(2) for key in more})
+    base = load_base(file, vocabulary=vocabulary, architecture=micro_architecture)
+    assert same(base.unet, load_base(micro / "tiny_sd").unet)
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_names_are_changed_without_other_libraries(
+    tmp_path, micro_in_one_file, micro_architecture, monkeypatch, meta
+):
+    file = write(tmp_path / "base.safetensors", micro_in_one_file)
+    for library in ("diffusers", "transformers"):
+        monkeypatch.setitem(sys.modules, library, None)
+    for part in single_file_parts(file, micro_architecture).values():
+        assert all(tensor.is_meta == meta for tensor in part.tensors(meta).values())
 
 
 def test_old_training_checkpoints_that_name_one_class_are_read(tmp_path, monkeypatch):

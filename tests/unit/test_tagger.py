@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from osediff_core import OSEDiffError, Tagger
 from osediff_core.commands.cli import main
+from osediff_core.prompts import tag_network
 from osediff_core.prompts.ram import expected_shapes, fold_dape, read_config
 from osediff_core.prompts.tag_network import build_network
 from osediff_core.prompts.tagger_file import read_tagger, write_tagger
@@ -108,6 +109,29 @@ def test_every_tensor_has_its_place_in_the_network(recorded):
     for key in kinds.values():
         after = weights({**ram, key: ram[key] + 1})
         assert sum((after[name] != old).sum().item() for name, old in before.items()) == ram[key].numel()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["self.query", "self.key", "self.value", "self.relative_position_bias_table", "output.dense"],
+        ["q_proj", "k_proj", "v_proj", "relative_position_bias.relative_position_bias_table", "o_proj"],
+    ],
+)
+def test_the_names_of_old_and_new_transformers(names):
+    table = "relative_position_bias_table"
+    ours = [f"swin.encoder.layers.2.blocks.17.attention.{x}" + ".bias" * (table not in x) for x in names]
+    theirs = ["qkv.bias", "qkv.bias", "qkv.bias", table, "proj.bias"]
+    assert [tag_network._ram_name(name) for name in ours] == [
+        f"visual_encoder.layers.2.blocks.17.attn.{name}" for name in theirs
+    ]
+    assert sorted(ours[2::-1], key=tag_network._place_in_fused) == ours[:3]
+
+
+def test_a_transformers_of_names_that_nobody_knows(recorded, monkeypatch):
+    monkeypatch.delitem(tag_network._SWIN_NAMES, "layernorm")
+    with pytest.raises(OSEDiffError, match=r"this version of transformers has swin\.layernorm\.weight"):
+        build_network(read_config(recorded[0]), recorded[0], torch.float32)
 
 
 def test_the_old_name_of_the_head_is_known(recorded):

@@ -1,48 +1,41 @@
 import pytest
 import torch
 
+from benchmarks.gaussian import gaussian_window
 from osediff_core.errors import OSEDiffError
-from osediff_core.pipeline.tiling import Box, blending_window, gaussian_window, grid, tile_starts, tiled
+from osediff_core.pipeline.unet_tiles import (
+    Box,
+    UNetPlan,
+    blending_window,
+    grid,
+    predict_in_tiles,
+    tile_starts,
+)
 
 
-def test_the_gaussian_is_symmetric_and_positive_and_the_published_one_is_not():
-    ours, published = gaussian_window(24, 48), gaussian_window(24, 48, window="published")
-    assert ours.dtype == torch.float64
-    assert ours.min() > 0
-    assert torch.equal(ours, ours.flip(0))
-    assert torch.equal(ours, ours.flip(1))
-    assert torch.equal(published, published.flip(1))
-    assert not torch.allclose(published, published.flip(0))
+def tiled(predict, z, tile, overlap, on_step=lambda done: None, at_once=1):
+    """What is made of a latent by such tiles."""
+    return predict_in_tiles(predict, z, on_step, UNetPlan(*z.shape[-2:], tile, overlap, at_once))
 
 
-def by_hand(n):
-    i = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
-    return torch.exp(-(i**2) / n**2 / 0.02) / (0.02 * torch.pi) ** 0.5
-
-
-@pytest.mark.parametrize(("height", "width"), [(96, 96), (96, 72), (24, 48)])
-def test_the_gaussian_has_the_published_width(height, width):
-    ours = blending_window(height, width, 32, "symmetric")
-    assert torch.allclose(ours, by_hand(height)[:, None] * by_hand(width), rtol=1e-12, atol=0)
-
-
-def share(tile, overlap, window):
+def share(weights, overlap):
     """How much a tile has in the blend with its next neighbour, from where that begins to the tile's end."""
-    weights = blending_window(tile, 1, overlap, window)[:, 0]
+    weights, tile = weights[:, 0], len(weights)
     ours, other = weights[tile - overlap :], weights[:overlap]
     return ours / (ours + other)
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(24, 8), (32, 10), (64, 16), (96, 32), (384, 128)])
 def test_tiles_go_over_into_each_other_along_their_whole_overlap(tile, overlap):
-    ramp = share(tile, overlap, "smooth")
+    ramp = share(blending_window(tile, 1, overlap), overlap)
     assert torch.allclose(ramp + ramp.flip(0), torch.ones(overlap, dtype=torch.float64))
     assert ramp[-1] < 0.01 < 0.99 < ramp[0]  # no step where a tile begins or ends
     steepest = torch.pi / 2 / overlap  # of a raised cosine over the overlap
     assert ramp.diff().abs().max() <= steepest
     assert ramp.diff().abs().max() > 0.9 * steepest
-    for gaussian in ("symmetric", "published"):
-        assert share(tile, overlap, gaussian).diff().abs().max() > 2 * steepest
+    for symmetric in (True, False):  # the control: what is published goes over within a fifth of it
+        gaussian = gaussian_window(tile, 1, symmetric=symmetric)
+        assert share(gaussian, overlap).diff().abs().max() > 2 * steepest
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(8, 0), (8, 5), (8, 7), (1, 0), (5, 32)])
@@ -53,11 +46,6 @@ def test_every_weight_is_positive_whatever_the_overlap(tile, overlap):
     assert torch.equal(weights, weights.flip(0))
     if overlap == 0:
         assert torch.equal(weights, torch.ones(tile, tile, dtype=torch.float64))
-
-
-def test_an_unknown_window_is_a_sentence():
-    with pytest.raises(OSEDiffError, match="smooth, symmetric or published"):
-        blending_window(8, 8, 2, "hann")
 
 
 @pytest.mark.parametrize(
@@ -107,42 +95,68 @@ def test_a_picture_narrower_than_the_overlaps_gets_few_rectangles(side):
 @pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (-3, 0), (16, 16), (16, 40), (16, -1)])
 def test_impossible_tiles_are_sentences(tile, overlap):
     with pytest.raises(OSEDiffError, match="tile"):
-        tiled(lambda t, boxes: t, torch.zeros(1, 4, 64, 64), tile, overlap)
+        tiled(lambda tiles: tiles, torch.zeros(1, 4, 64, 64), tile, overlap)
 
 
-def test_progress_counts_every_tile_and_may_stop_the_work():
+def test_a_step_is_told_for_every_tile_and_may_stop_the_work():
     seen = []
-    tiled(lambda t, boxes: t, torch.zeros(1, 4, 28, 40), 16, 4, lambda *done: seen.append(done))
-    assert seen == [(i, 6) for i in range(1, 7)]
+    tiled(lambda tiles: tiles, torch.zeros(1, 4, 28, 40), 16, 4, seen.append)
+    assert seen == [1, 2, 3, 4, 5, 6]
 
     class StopError(Exception):
         pass
 
-    def stop(done, total):
+    def stop(done):
         if done == 2:
             raise StopError
 
     calls = []
     with pytest.raises(StopError):
-        tiled(lambda t, boxes: calls.append(boxes) or t, torch.zeros(1, 4, 28, 40), 16, 4, stop)
+        tiled(lambda tiles: calls.append(1) or tiles, torch.zeros(1, 4, 28, 40), 16, 4, stop)
     assert len(calls) == 2
 
 
-def test_the_function_is_told_which_pixels_it_gets():
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_the_function_gets_the_pixels_of_the_tiles_in_their_order(at_once):
     z = torch.arange(28 * 40.0).reshape(1, 1, 28, 40)
+    seen = []
+    tiled(lambda tiles: seen.extend(tiles.split(1)) or tiles, z, 16, 4, at_once=at_once)
+    boxes = grid(28, 40, 16, 4)
+    assert len(seen) == len(boxes) == 6
+    for tile, (y, x, height, width) in zip(seen, boxes, strict=True):
+        assert torch.equal(tile, z[..., y : y + height, x : x + width])
 
-    def check(tiles, boxes):
-        (y, x, height, width) = boxes[0]
-        assert len(boxes) == 1
-        assert torch.equal(tiles, z[..., y : y + height, x : x + width])
-        return tiles
 
-    tiled(check, z, 16, 4)
+@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
+def test_tiles_at_once_blend_to_the_same(at_once):
+    z = torch.rand(2, 3, 21, 17, generator=torch.manual_seed(0))
+    sizes, done = [], []
+
+    def predict(tiles):
+        sizes.append(len(tiles) // len(z))
+        assert tiles.shape == (2 * sizes[-1], 3, 8, 8)
+        return tiles * tiles.mean((1, 2, 3), keepdim=True)
+
+    out = tiled(predict, z, 8, 3, done.append, at_once)
+    one_by_one = tiled(lambda t: t * t.mean((1, 2, 3), keepdim=True), z, 8, 3)
+    assert torch.allclose(out, one_by_one, atol=1e-6)
+    assert not torch.allclose(out, z * z.mean(), atol=1e-2)
+    assert max(sizes) == min(at_once, sum(sizes))
+    assert done == [*range(1, sum(sizes) + 1)]
+
+
+def test_one_tile_is_the_picture_as_it_is():
+    z, seen, done = torch.rand(2, 3, 5, 9).bfloat16(), [], []
+    out = tiled(lambda tiles: seen.append(tiles) or tiles * 2, z, None, 0, done.append)
+    assert seen[0] is z
+    assert torch.equal(out, (z * 2).float())
+    assert done == [1]
 
 
 def test_the_middle_of_a_tile_weighs_more_than_its_border():
     """Where two tiles overlap, the result leans to the one whose centre is nearer."""
-    out = tiled(lambda t, boxes: torch.full_like(t, boxes[0].x), torch.zeros(1, 1, 16, 28), 16, 4)
+    z = torch.arange(28.0).expand(1, 1, 16, 28)  # a tile's first pixel says where it lies
+    out = tiled(lambda tiles: torch.full_like(tiles, tiles[0, 0, 0, 0]), z, 16, 4)
     row = out[0, 0, 8]
     assert row[0] == 0
     assert row[-1] == 12

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from osediff_core import whole_files
 from osediff_core.errors import OSEDiffError
-from osediff_core.pictures import files
 from osediff_core.pictures.exif import resized_exif
 from osediff_core.pictures.files import check_target
 from osediff_core.pictures.images import read_image, write_image
@@ -190,7 +190,7 @@ def test_a_full_disk_loses_nothing(tmp_path, sr, monkeypatch, number):
     def full(descriptor):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(whole_files.os, "fsync", full)
     with pytest.raises(OSEDiffError, match=rf"a\.png could not be written: {os.strerror(number)}"):
         write_image(tmp_path / "a.png", sr)
     assert os.listdir(tmp_path) == ["a.png"]
@@ -201,7 +201,7 @@ def test_an_interrupt_leaves_no_remains(tmp_path, sr, monkeypatch):
     def stop(*paths):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files.os, "replace", stop)
+    monkeypatch.setattr(whole_files.os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         write_image(tmp_path / "a.png", sr)
     assert os.listdir(tmp_path) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.whole_files import write_beside
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ def save(keep: Keep, parts: dict, step: int) -> None:
     state = {name: part.state_dict() for name, part in parts.items()}
     state |= {"step": step, "what": keep.what, "generator": keep.generator.get_state()}
     keep.file.parent.mkdir(parents=True, exist_ok=True)
-    beside = keep.file.with_suffix(".partial")
-    torch.save(state, beside)
-    os.replace(beside, keep.file)
+    write_beside(keep.file, lambda beside: torch.save(state, beside))
 
 
 def resume(keep: Keep, parts: dict) -> int:

@@ -37,18 +37,25 @@ def anchor(conv: nn.Conv2d, norm: nn.GroupNorm, rows: list[int], deviation: floa
     """Put constants into the channels of `conv` that carry nothing; returns what `norm` divides `rows` by."""
     others = [c for c in range(conv.out_channels) if c not in rows]
     conv.weight[others] *= 0.3
-    conv.bias[others[0::2]], conv.bias[others[1::2]] = ANCHOR, -ANCHOR  # balanced: no group has a mean
-    power = conv.bias.square()  # (width,)
+    bias = bias_of(conv)
+    bias[others[0::2]], bias[others[1::2]] = ANCHOR, -ANCHOR  # balanced: no group has a mean
+    power = bias.square()  # (width,)
     power[rows] = deviation**2
     groups = power.view(norm.num_groups, -1).mean(1).sqrt()  # (groups,)
     return groups.repeat_interleave(conv.out_channels // norm.num_groups)[rows]
+
+
+def bias_of(conv: nn.Conv2d) -> Tensor:
+    """The bias of a convolution that has one, as all of these networks have."""
+    assert conv.bias is not None
+    return conv.bias
 
 
 @torch.no_grad()
 def subtract_pairs(conv: nn.Conv2d, rows: list[int], gains: Tensor) -> None:
     """Make `conv` give the signals again: silu(x) - silu(-x) = x, times what the norm divided by."""
     nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(bias_of(conv))
     count = len(rows) // 2
     for k in range(count):
         conv.weight[k, rows[k], 1, 1] = gains[k]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.network.config import UNetConfig
+from osediff_core.network.layers import Level, ResnetBlock
+from osediff_core.network.unet import UNet
 
 from .linear import centred, link
-from .norms import anchor, paired_rows, room, subtract_pairs
+from .norms import anchor, bias_of, paired_rows, room, subtract_pairs
 from .vae import start_as_identity
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,11 @@ class PriorConfig:
     prompt of the guidance then points away from."""
 
 
-def build_unet(config: PriorConfig, latent_channels: int, sample_size: int) -> UNet2DConditionModel:
+def build_unet(config: PriorConfig, latent_channels: int, sample_size: int) -> UNet:
     """Build the untrained UNet, started so that it passes its input through: eps = z.
 
     Raises OSEDiffError when its first level is too narrow for that.
     """
-    from diffusers import UNet2DConditionModel
-
     needed, step = room(latent_channels, config.norm_groups), 2 * config.norm_groups
     if config.widths[0] < needed or config.widths[0] % step:
         raise OSEDiffError(
@@ -64,7 +62,7 @@ def build_unet(config: PriorConfig, latent_channels: int, sample_size: int) -> U
             f"{latent_channels} latent channels, got {config.widths[0]}: change it, or prior.norm_groups"
         )
     plain = len(config.widths) - 1
-    unet = UNet2DConditionModel(
+    settings = UNetConfig(
         sample_size=sample_size,
         in_channels=latent_channels,
         out_channels=latent_channels,
@@ -77,37 +75,38 @@ def build_unet(config: PriorConfig, latent_channels: int, sample_size: int) -> U
         attention_head_dim=4,
         use_linear_projection=True,
     )
+    unet = UNet(settings)
     start_as_identity(unet)
     for name, module in unet.named_modules():
         if name.endswith("proj_out"):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
     pass_through(unet)
     return unet
 
 
 @torch.no_grad()
-def pass_through(unet: UNet2DConditionModel) -> None:
+def pass_through(unet: UNet) -> None:
     """Lay a linear path z -> conv_in -> last skip connection -> conv_out through the untrained UNet.
 
     conv_in makes z and -z, the last skip connection copies them into the last block, the last norm sees
     them in pairs with constants beside them (`train.base.norms`), and conv_out subtracts.
     """
-    latents, width = unet.config["in_channels"], unet.conv_in.out_channels
-    last = unet.up_blocks[-1].resnets[-1].conv_shortcut  # sees cat(hidden, skip), the skip from conv_in
+    latents, width = unet.config.in_channels, unet.conv_in.out_channels
+    # It sees cat(hidden, skip), the skip from conv_in.
+    last = cast("ResnetBlock", cast("Level", unet.up_blocks[-1]).resnets[-1]).conv_shortcut
+    assert last is not None
     rows = paired_rows(latents, unet.conv_norm_out)
     link(unet.conv_in, rows, range(latents), centred(torch.cat([torch.eye(latents), -torch.eye(latents)])))
     last.weight.zero_()
-    last.bias.zero_()
+    bias_of(last).zero_()
     last.weight[rows, [last.in_channels - width + row for row in rows]] = 1
     subtract_pairs(unet.conv_out, rows, anchor(last, unet.conv_norm_out, rows, 1.0))
 
 
-def prior_loss(
-    unet: UNet2DConditionModel, z: Tensor, embeds: Tensor, t: Tensor, noise: Tensor, alphas: Tensor
-) -> Tensor:
+def prior_loss(unet: UNet, z: Tensor, embeds: Tensor, t: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
     """Denoising loss (DDPM, eq. 14) of clean latents z (B, C, h, w) at timesteps t (B,)."""
     alpha_bar = alphas[t].view(-1, 1, 1, 1)
     noisy = alpha_bar.sqrt() * z + (1 - alpha_bar).sqrt() * noise  # (B, C, h, w)
-    eps = unet(noisy, t, embeds).sample.float()
+    eps = unet(noisy, t, embeds).float()
     return F.mse_loss(eps, noise)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from osediff_core.base.folder import write_network
 from osediff_core.diffusion import alphas_cumprod
 from osediff_core.errors import OSEDiffError
 
@@ -18,10 +19,11 @@ from ..data.crops import vary_colour
 from ..dice import uniform
 from .crops import add_smaller_copies, draw_batch, draw_crop, load_pictures
 from .fit import Keep, fit
+from .folder import read_vae
 from .linear import start_linear
 from .prior import PriorConfig, build_unet, prior_loss
 from .text import build_text_encoder, load_tokenizer, write_tokenizer
-from .vae import VaeConfig, build_vae, measure_scaling_factor, vae_loss
+from .vae import VaeConfig, build_vae, encode_mean, measure_scaling_factor, vae_loss
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +125,8 @@ def train_vae(config: BaseConfig) -> None:
     keep = Keep(Path(config.out) / "vae_unfinished.pt", generator, repr((config.seed, vae_config)))
     fit(vae, loss_of, groups, vae_config.steps, partial(log_progress, "vae", vae_config.steps), keep)
     x, _ = draw_batch(pool.pictures, pool.weights, 64, partial(draw_crop, size=vae_config.crop), generator)
-    vae.eval().register_to_config(scaling_factor=measure_scaling_factor(vae, 2 * x - 1))
-    vae.save_pretrained(Path(config.out) / "vae")
+    vae.config = replace(vae.config, scaling_factor=measure_scaling_factor(vae, 2 * x - 1))
+    write_network(Path(config.out) / "vae", vae)
     keep.file.unlink(missing_ok=True)
 
 
@@ -174,18 +176,16 @@ def draw_told(pool: Pool, prior: PriorConfig, generator: torch.Generator) -> Tol
 
 def train_prior(config: BaseConfig) -> None:
     """Train the UNet and the text encoder on the latents of OUT/vae, and write both with their companions."""
-    from diffusers import AutoencoderKL
-
     out, prior = Path(config.out), config.prior
     generator = torch.Generator().manual_seed(config.seed + 1)
     pool = gather_pool(config.pictures, prior.crop)
-    vae = AutoencoderKL.from_pretrained(out / "vae").eval().requires_grad_(False)
+    vae = read_vae(out / "vae").requires_grad_(False)
     write_tokenizer(out / "tokenizer")
     tokenizer = load_tokenizer(out / "tokenizer")
     alphas = alphas_cumprod(write_scheduler(out / "scheduler", prior))
     torch.manual_seed(config.seed)  # initial weights
     text_encoder = build_text_encoder(prior.text_width, prior.text_layers)
-    unet = build_unet(prior, vae.config["latent_channels"], prior.crop >> (len(config.vae.widths) - 1))
+    unet = build_unet(prior, vae.config.latent_channels, prior.crop >> (len(config.vae.widths) - 1))
     length = tokenizer.model_max_length
     ids = tokenizer(list(WORDS), padding="max_length", max_length=length, return_tensors="pt").input_ids
 
@@ -193,7 +193,7 @@ def train_prior(config: BaseConfig) -> None:
         told = draw_told(pool, prior, generator)
         with autocast(config, told.x):
             with torch.no_grad():
-                z = vae.encode(2 * told.x - 1).latent_dist.mean.float() * vae.config["scaling_factor"]
+                z = encode_mean(vae, 2 * told.x - 1).float() * vae.config.scaling_factor
             noise = torch.randn(z.shape, generator=generator)
             embeds = text_encoder(ids)[0][told.words]  # (B, L, D)
             return prior_loss(unet, z, embeds, told.t, noise, alphas)
@@ -202,7 +202,7 @@ def train_prior(config: BaseConfig) -> None:
     keep = Keep(out / "prior_unfinished.pt", generator, repr((config.seed, prior)))
     report = partial(log_progress, "prior", prior.steps)
     fit(both, loss_of, prior_groups(both, prior), prior.steps, report, keep)
-    unet.eval().save_pretrained(out / "unet")
+    write_network(out / "unet", unet)
     text_encoder.eval().save_pretrained(out / "text_encoder")
     write_index(out)
     keep.file.unlink(missing_ok=True)

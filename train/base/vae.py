@@ -1,18 +1,21 @@
-"""A small AutoencoderKL, trained from scratch."""
+"""A small VAE, trained from scratch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..losses import tone_loss
+from osediff_core.model import LOG_VARIANCE
+from osediff_core.network.config import VAEConfig
+from osediff_core.network.vae import VAE
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+from ..losses import tone_loss
+from .folder import read_vae
+from .norms import bias_of
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,14 @@ class VaeConfig:
     """Weight of the error of 16-pixel averages: the eye sees a tint before it sees noise."""
 
 
-def build_vae(config: VaeConfig) -> AutoencoderKL:
+def build_vae(config: VaeConfig) -> VAE:
     """Build the VAE: untrained, or the one to go on from with its scaling factor taken out."""
-    from diffusers import AutoencoderKL
-
     if config.start_from:
-        vae = AutoencoderKL.from_pretrained(config.start_from)
-        vae.register_to_config(scaling_factor=1.0)
+        vae = read_vae(Path(config.start_from))
+        vae.config = replace(vae.config, scaling_factor=1.0)
         return vae
     levels = len(config.widths)
-    vae = AutoencoderKL(
+    settings = VAEConfig(
         block_out_channels=config.widths,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -59,6 +60,7 @@ def build_vae(config: VaeConfig) -> AutoencoderKL:
         sample_size=config.crop,
         scaling_factor=1.0,
     )
+    vae = VAE(settings)
     start_as_identity(vae)
     return vae
 
@@ -76,10 +78,10 @@ def start_as_identity(model: nn.Module, anchor: float = 0.3) -> None:
         if name.endswith(("conv_in", "conv_shortcut", "samplers.0.conv", "quant_conv")):
             fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
             nn.init.normal_(module.weight, std=fan_in**-0.5)
-            nn.init.normal_(module.bias, std=anchor)
+            nn.init.normal_(bias_of(module), std=anchor)
         elif name.endswith("conv2"):
             nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+            nn.init.zeros_(bias_of(module))
 
 
 def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,18 +89,23 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
-def vae_loss(vae: AutoencoderKL, x: Tensor, noise: Tensor, config: VaeConfig) -> Tensor:
+def vae_loss(vae: VAE, x: Tensor, noise: Tensor, config: VaeConfig) -> Tensor:
     """Loss of x (B, 3, H, W) in [-1, 1] with posterior noise (B, C, h, w)."""
-    posterior = vae.encode(x).latent_dist
-    mean, logvar = posterior.mean.float(), posterior.logvar.float()
-    y = vae.decode(mean + torch.exp(0.5 * logvar) * noise).sample.float()  # (B, 3, H, W)
+    mean, logvar = vae.encode(x).float().chunk(2, dim=1)  # (B, C, h, w) each
+    logvar = logvar.clamp(*LOG_VARIANCE)
+    y = vae.decode(mean + torch.exp(0.5 * logvar) * noise).float()  # (B, 3, H, W)
     edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(y), gradients(x), strict=True))
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     error = F.l1_loss(y, x) + F.mse_loss(y, x)
     return error + 0.5 * edges + config.pooled_weight * tone_loss(y, x) + config.kl_weight * kl
 
 
+def encode_mean(vae: VAE, x: Tensor) -> Tensor:
+    """Return the posterior's mean, (B, C, h, w), of x (B, 3, H, W) in [-1, 1]."""
+    return vae.encode(x).chunk(2, dim=1)[0]
+
+
 @torch.no_grad()
-def measure_scaling_factor(vae: AutoencoderKL, x: Tensor) -> float:
+def measure_scaling_factor(vae: VAE, x: Tensor) -> float:
     """1 / deviation of the latents of x (B, 3, H, W) in [-1, 1], as for the published models."""
-    return 1.0 / vae.encode(x).latent_dist.mean.float().std().item()
+    return 1.0 / encode_mean(vae, x).float().std().item()

@@ -115,11 +115,10 @@ def open_data_set(source: str) -> Any:  # noqa: ANN401
     except ImportError as error:
         raise OSEDiffError(f"{source} needs the package datasets: pip install datasets") from error
     name, options = _options(source)
-    extra = {key: options[key] for key in ("name", "data_files") if key in options}
+    chosen: dict[str, Any] = {key: options[key] for key in ("name", "data_files") if key in options}
+    chosen |= {"split": options["split"], "streaming": options["streaming"] != "false"}
     try:
-        rows = datasets.load_dataset(
-            name, split=options["split"], streaming=options["streaming"] != "false", **extra
-        )
+        rows = datasets.load_dataset(name, **chosen)
         if _column(source) not in (rows.column_names or [_column(source)]):
             raise OSEDiffError(
                 f"{source} has no column {_column(source)!r}, only {', '.join(rows.column_names)}"

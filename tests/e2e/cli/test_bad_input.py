@@ -7,17 +7,15 @@ import os
 import pickle
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from osediff_core import OSEDiff, restore
+from osediff_core import OSEDiff, restore, whole_files
 from osediff_core.commands import restore_files as batch
 from osediff_core.commands.cli import main
-from osediff_core.pictures import files
 
 MICRO = Path(__file__).resolve().parents[2] / "golden_micro"
 MODEL = ["--base", str(MICRO / "tiny_sd"), "--weights", str(MICRO / "osediff.pkl"), "--device", "cpu"]
@@ -152,8 +150,7 @@ def test_a_picture_of_nan_is_named(osediff, tmp_path, tree):
 
 def test_a_model_that_gives_nan_saves_nothing(osediff, model, monkeypatch, picture, tree):
     picture("a.png")
-    nothing = SimpleNamespace(sample=torch.full((1, 3, 32, 40), torch.nan))
-    monkeypatch.setattr(model.vae, "decode", lambda z: nothing)
+    monkeypatch.setattr(model, "decoder_layers", lambda: [lambda z: torch.full((1, 3, 32, 40), torch.nan)])
     status, said = osediff("a.png", "b.png")
     assert status == 1
     assert "not finite" in said
@@ -167,7 +164,7 @@ def test_a_full_disk(osediff, monkeypatch, picture, tree):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(whole_files.os, "fsync", full)
     status, said = osediff("in", "out")
     assert status == 1
     assert said.count("No space left on device; make room") == 2

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from osediff_core import OSEDiffError
-from osediff_core.commands.processes import Outcome, Share, device_of, forget, join, share_of
-from osediff_core.pictures.jobs import make_plan
+from osediff_core.commands.processes import Outcome, Process, device_of, forget, join, this_process
+from osediff_core.pictures.jobs import find_jobs
 
 
 def process(rank, count, options, *more):
@@ -56,17 +56,19 @@ def outcome(name, restored=1):
 
 
 def test_the_last_one_reports_and_leaves_nothing(tmp_path):
-    assert join(tmp_path, Share(2, 3), outcome("c")) is None
-    assert join(tmp_path, Share(0, 3), outcome("a")) is None
-    assert join(tmp_path, Share(1, 3), outcome("b", 5)) == Outcome(7, 6, ["a failed", "b failed", "c failed"])
+    assert join(tmp_path, Process(2, 3), outcome("c")) is None
+    assert join(tmp_path, Process(0, 3), outcome("a")) is None
+    assert join(tmp_path, Process(1, 3), outcome("b", 5)) == Outcome(
+        7, 6, ["a failed", "b failed", "c failed"]
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_earlier_report_of_a_process_that_starts_again_does_not_count(tmp_path):
-    join(tmp_path, Share(0, 2), outcome("old"))
-    forget(tmp_path, Share(0, 2))
-    assert join(tmp_path, Share(1, 2), outcome("b")) is None
-    assert join(tmp_path, Share(0, 2), outcome("new")).failures == ["new failed", "b failed"]
+    join(tmp_path, Process(0, 2), outcome("old"))
+    forget(tmp_path, Process(0, 2))
+    assert join(tmp_path, Process(1, 2), outcome("b")) is None
+    assert join(tmp_path, Process(0, 2), outcome("new")).failures == ["new failed", "b failed"]
 
 
 def test_shares_do_not_depend_on_what_is_there(tmp_path, picture, monkeypatch):
@@ -75,14 +77,14 @@ def test_shares_do_not_depend_on_what_is_there(tmp_path, picture, monkeypatch):
         picture(f"in/{number}.png")
 
     def mine(rank, count=2):
-        plan = make_plan("in", "out", None, overwrite=False, recursive=False, share=(rank, count))
-        return [job.source.name for job in plan.jobs], plan.already
+        plan = find_jobs("in", "out", None, overwrite=False, recursive=False, share=(rank, count))
+        return [job.source.name for job in plan.todo], plan.already
 
     assert (mine(0), mine(1)) == ((["0.png", "2.png", "4.png"], 0), (["1.png", "3.png"], 0))
     (tmp_path / "out/0.png").write_bytes(b"done")
     assert (mine(0), mine(1)) == ((["2.png", "4.png"], 1), (["1.png", "3.png"], 0))
     assert mine(6, 7) == ([], 0)
-    assert make_plan("in/0.png", "x.png", None, overwrite=False, recursive=False, share=(1, 2)).jobs == []
+    assert find_jobs("in/0.png", "x.png", None, overwrite=False, recursive=False, share=(1, 2)).todo == []
 
 
 @pytest.mark.parametrize(
@@ -91,18 +93,18 @@ def test_shares_do_not_depend_on_what_is_there(tmp_path, picture, monkeypatch):
 )
 def test_impossible_shares_are_refused(environment):
     with pytest.raises(OSEDiffError, match="RANK"):
-        share_of(environment)
+        this_process(environment)
 
 
 def test_a_share_and_its_card(monkeypatch):
-    assert share_of({}) == Share(0, 1, 0)
-    assert share_of({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Share(5, 8, 1)
+    assert this_process({}) == Process(0, 1, 0)
+    assert this_process({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Process(5, 8, 1)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     devices = [
-        device_of(Share(5, 8, 1), "auto"),
-        device_of(Share(5, 8, 1), "cpu"),
-        device_of(Share(), "auto"),
+        device_of(Process(5, 8, 1), "auto"),
+        device_of(Process(5, 8, 1), "cpu"),
+        device_of(Process(), "auto"),
     ]
     assert devices == ["cuda:1", "cpu", "auto"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert device_of(Share(5, 8, 1), "auto") == "auto"
+    assert device_of(Process(5, 8, 1), "auto") == "auto"

@@ -7,33 +7,35 @@ from pathlib import Path
 from types import MappingProxyType
 
 from osediff_core.commands import cli
-from osediff_core.tools import published as sources
-from osediff_core.tools.published import OPENRAIL, Mirror, Source, SourceFile
+from osediff_core.tools import published
+from osediff_core.tools.published import SOURCES, KnownFile, Mirror, PublishedFiles
 
 MICRO = Path(__file__).resolve().parents[2] / "golden_micro" / "tiny_sd"
 REVISION = "fedcba9876543210fedcba9876543210fedcba98"
 
 
-def catalogue(pinned: str) -> dict[str, Source]:
+def catalogue(pinned: str) -> dict[str, PublishedFiles]:
     """A tree of four files in two mirrors, one file in a folder of a space, at a revision, and a base."""
     base = tuple(
-        SourceFile(path.relative_to(MICRO).as_posix()) for path in sorted(MICRO.rglob("*")) if path.is_file()
+        KnownFile(path.relative_to(MICRO).as_posix()) for path in sorted(MICRO.rglob("*")) if path.is_file()
     )
     files = (
-        SourceFile("config.json"),
-        SourceFile("unet/config.json"),
-        SourceFile("unet/model.safetensors", sha256=pinned, seen="the test"),
-        SourceFile("vae/model.safetensors"),
+        KnownFile("config.json"),
+        KnownFile("unet/config.json"),
+        KnownFile("unet/model.safetensors", sha256=pinned, seen="the test"),
+        KnownFile("vae/model.safetensors"),
     )
     mirrors = (Mirror("one/model"), Mirror("two/model"))
-    page = "https://example.org/model"
+    page, licence = "https://example.org/model", SOURCES["base"].licence
     return {
-        "model": Source("a model", files, OPENRAIL, page, "12 MB", "diffusers", mirrors, tree="model"),
-        "base": Source("a base", base, OPENRAIL, page, "3 MB", "diffusers", (Mirror("tiny/sd"),), tree="sd"),
-        "list": Source(
+        "model": PublishedFiles("a model", files, licence, page, "12 MB", "diffusers", mirrors, tree="model"),
+        "base": PublishedFiles(
+            "a base", base, licence, page, "3 MB", "diffusers", (Mirror("tiny/sd"),), tree="sd"
+        ),
+        "list": PublishedFiles(
             "a list",
-            (SourceFile("list.txt"),),
-            OPENRAIL,
+            (KnownFile("list.txt"),),
+            licence,
             page,
             "4 bytes",
             "osediff",
@@ -43,5 +45,5 @@ def catalogue(pinned: str) -> dict[str, Source]:
 
 
 if __name__ == "__main__":
-    sources.SOURCES = MappingProxyType(catalogue(sys.argv[1]))
+    published.SOURCES = MappingProxyType(catalogue(sys.argv[1]))
     sys.exit(cli.main(sys.argv[2:]))

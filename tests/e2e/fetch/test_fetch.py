@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import random
 import re
@@ -408,6 +409,17 @@ def test_no_value_without_a_source():
             assert bool(file.seen) == any((file.size, file.sha256, file.git_blob)), file.path
             assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
             assert file.git_blob is None or re.fullmatch("[0-9a-f]{40}", file.git_blob)
+
+
+def test_a_wheel_has_the_table():
+    """With all else in the core that is no code: setuptools takes what pyproject.toml names."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    named = json.loads(re.search(r"^osediff_core = (\[.*\])$", text, re.M)[1])
+    core = ROOT / "osediff_core"
+    packed = {path for pattern in named for path in core.glob(pattern)}
+    data = {path for path in core.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert core / "tools" / "published.json" in data
+    assert data <= packed
 
 
 def test_the_list_of_what_is_known(osediff, hub):

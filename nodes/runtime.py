@@ -1,0 +1,49 @@
+"""The surroundings of a restoration inside ComfyUI: its memory, its progress bar, its Cancel button."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from comfy import model_management
+
+from ..osediff_core.model import OSEDiff, Part
+from ..osediff_core.pipeline.runtime import Runtime
+from .managed import ManagedModel
+from .progress import progress_bar, say
+
+
+class ComfyRuntime(Runtime):
+    """Asks ComfyUI for memory and room, and moves the bar of the running node."""
+
+    def __init__(self, model: ManagedModel, node_id: str | None = None) -> None:
+        """node_id: the node on which the plan is shown."""
+        super().__init__(progress_bar())
+        self._model, self._node_id = model, node_id
+
+    def free_memory(self, device: torch.device) -> int:
+        """The bytes that a device has now."""
+        return int(model_management.get_free_memory(device))
+
+    def device(self, model: OSEDiff) -> torch.device:
+        """Where ComfyUI moves the UNet to."""
+        return self._model.owner((model.unet,)).device
+
+    def free_beside(self, model: OSEDiff, part: Part) -> int:
+        """The bytes for a part's work once the part is on its device, and other models have made way."""
+        owner = self._model.owner(part)
+        free = self.free_memory(owner.device)
+        if owner.device.type == "cpu":  # where models make way to where they are
+            return free
+        there = [each for each in model_management.loaded_models() if each is not None]  # None: it is gone
+        loaded = [each for each in there if each.load_device == owner.device]
+        return free + sum(each.loaded_size() for each in loaded) - owner.size
+
+    def load(self, model: OSEDiff, part: Part, needed: int) -> AbstractContextManager[object]:
+        """Bring a part to its device, with room for its work; it stays until ComfyUI needs the memory."""
+        self._model.owner(part).move_in(needed)
+        return nullcontext()
+
+    def show_plan(self, plan: object) -> None:
+        """Show what will be done on the node."""
+        say(self._node_id, str(plan))

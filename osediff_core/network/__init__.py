@@ -1,0 +1,5 @@
+"""The networks of Stable Diffusion 1 and 2, UNet and VAE, with the parameter names of diffusers folders.
+
+Layers come from an argument, `ops`: torch.nn, or whatever offers Linear, Conv2d, GroupNorm and LayerNorm with
+the same arguments, as ComfyUI's operations do.
+"""

@@ -1,0 +1,119 @@
+"""The surroundings of a restoration: memory, parts on their device, progress, numbers that are not finite."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from ..base.precision import convert
+from ..device.memory import free_memory
+from ..device.offload import resident
+from ..errors import OSEDiffError
+from ..model import OSEDiff, Part
+
+Progress = Callable[[int, int], None]
+
+logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    """What stands around the model outside ComfyUI.
+
+    progress(done, total) is called after every step: a stage of the VAE, a tile of the UNet; and again after
+    every piece of a stage that runs in pieces. It may raise to cancel.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.asks_late = True  # about numbers that are not finite; no more once there were some
+        self.done, self.total = 0, 0  # steps
+        self._progress, self._begun, self._end = progress, 0, 0
+        self._notes: list[Tensor] | None = None
+
+    # ---- memory ------------------------------------------------------------------------------------
+
+    def free_memory(self, device: torch.device) -> int | None:
+        """Return how many bytes a device could give, None where nobody says."""
+        return free_memory(device)
+
+    def device(self, model: OSEDiff) -> torch.device:
+        """Return where the model computes, be it there or not yet."""
+        return model.device
+
+    def free_beside(self, model: OSEDiff, part: Part) -> int | None:
+        """Return how many bytes the work of a part may take on the model's device, once the part is there."""
+        free = self.free_memory(model.device)
+        return free if free is None or model.offload_to is None else free - weight_bytes(part)
+
+    def load(self, model: OSEDiff, part: Part, needed: int) -> AbstractContextManager[object]:
+        """Return a context in which a part of the model is on its device; needed: bytes of its work."""
+        return nullcontext() if model.offload_to is None else resident(model.offload_to, *part)
+
+    # ---- progress and cancel -----------------------------------------------------------------------
+
+    def show_plan(self, plan: object) -> None:
+        """Tell what will be done, which str(plan) says in a sentence: to nobody here."""
+
+    def expect(self, steps: int) -> None:
+        """Say that so many of the steps come now; what follows them begins where they end."""
+        self._begun, self._end = self.done, self.done + steps
+
+    def on_step(self, done: int) -> None:
+        """Report that so many of the expected steps are done; raises what `progress` raises to cancel."""
+        self.done = min(self._begun + done, self._end)
+        if self._progress is not None:
+            self._progress(self.done, self.total)
+
+    # ---- numbers that are not finite ---------------------------------------------------------------
+
+    @contextmanager
+    def finite_checks(self, late: bool) -> Iterator[list[Tensor]]:
+        """Inside, let `finite` only note on the device whether all was finite, if `late`; yield the notes.
+
+        A question to a device waits until it has done what it was given, and leaves it idle meanwhile.
+        """
+        notes: list[Tensor] = []
+        self._notes = notes if late else None
+        try:
+            yield notes
+        finally:
+            self._notes = None
+
+    def finite(self, name: str, module: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what `compute` gives, once more in float32 if it is not finite, or raise OSEDiffError."""
+        out = compute()
+        if self._notes is not None:
+            self._notes.append(out.isfinite().all())
+            return out
+        if out.isfinite().all():
+            return out
+        dtype = next(module.parameters()).dtype
+        kind = str(dtype).removeprefix("torch.")
+        if dtype != torch.float32:
+            logger.warning("the %s is not finite in %s; computing it once more in float32", name, kind)
+            _convert(module, torch.float32)
+            try:
+                out = compute()
+            finally:
+                _convert(module, dtype)
+            if out.isfinite().all():
+                return out
+            kind += " nor in float32"
+        raise OSEDiffError(
+            f"the {name} is not finite in {kind}: check the weights, or try another dtype or base"
+        )
+
+
+def weight_bytes(modules: Sequence[nn.Module | None]) -> int:
+    """Return how many bytes the weights of modules take."""
+    there = [module for module in modules if module is not None]
+    return sum(p.numel() * p.element_size() for module in there for p in module.parameters())
+
+
+def _convert(module: nn.Module, dtype: torch.dtype) -> None:
+    # Made in inference mode, weights could never be trained again.
+    with torch.inference_mode(False):
+        convert(module, dtype)
