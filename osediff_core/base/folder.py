@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import OSEDiffError, first_line
@@ -80,6 +79,8 @@ def load_tokenizer(path: Path) -> CLIPTokenizer:
 
 def write_network(folder: Path, network: UNet | VAE) -> None:
     """Write the config and the weights of a network; the folder is made."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.dumps(write_config(network.config), indent=2) + "\n"
     (folder / "config.json").write_text(settings, encoding="utf-8")

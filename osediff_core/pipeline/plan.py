@@ -71,8 +71,9 @@ class Plan:
     encode, denoise, decode: how each part runs, and how it goes on, again and again, where memory runs out
     all the same. steps: what progress counts, of one image by part and of all. on_device: whether pictures
     lie on the model's device from beginning to end. forced: whether the user wants the VAE whole, whatever
-    memory there is. On a processor, device and host are one memory, and the device's figures are for it.
-    fits: whether there is memory for it; what is unknown counts as enough.
+    memory there is. unet_bytes: of the UNet's work and what lies beside it. On a processor, device and host
+    are one memory, and the device's figures are for it. fits: whether there is memory for it; what is unknown
+    counts as enough.
     """
 
     count: int
@@ -87,6 +88,7 @@ class Plan:
     device: torch.device
     on_device: bool
     forced: bool
+    unet_bytes: int
     device_bytes: int
     host_bytes: int
     device_free: int | None
@@ -158,9 +160,8 @@ def make_plan(
         for piece, keep in ways:
             on_device, elsewhere = measure(model.vae, down * f, across * f, piece, keep)
             elsewhere = 0 if isinstance(keep, Path) else elsewhere
-            plan = VAEPlan(
-                piece, keep, on_device + beside * there, elsewhere + (beside + results) * (not there)
-            )
+            host = elsewhere + (beside + results) * (not there)
+            plan = VAEPlan(piece, keep, on_device + (beside if there else OVERHEAD), host)
             fits = _enough(plan.device_bytes, device_free) and _enough(plan.host_bytes, host_free)
             found, plans = found or fits, [*plans, plan] if found else [plan]
         return plans
@@ -172,8 +173,8 @@ def make_plan(
     there = there or device == CPU
     encode = fitting(encode_bytes, there)
     latents, colors = OVERHEAD + LATENT_COPIES * z, OVERHEAD + kept + COLOR_COPIES * copy
-    unet = tiles[0].device_bytes + latents + kept * there
-    device_bytes = max(encode[0].device_bytes, unet, decode[0].device_bytes, colors * there)
+    unet_bytes = tiles[0].device_bytes + latents + kept * there
+    device_bytes = max(encode[0].device_bytes, unet_bytes, decode[0].device_bytes, colors * there)
     host_bytes = max(encode[0].host_bytes, decode[0].host_bytes, colors * (not there))
     host_bytes = max(host_bytes, results * (device != CPU))
     encode_steps, decode_steps = len(model.encoder_layers()), len(model.decoder_layers())
@@ -190,6 +191,7 @@ def make_plan(
         device=device,
         on_device=there and device != CPU,
         forced=vae == "whole",
+        unet_bytes=unet_bytes,
         device_bytes=device_bytes,
         host_bytes=host_bytes,
         device_free=device_free,

@@ -175,7 +175,7 @@ def denoise(
     check_embeds(prompt_embeds, len(z))
     tiles = len(plan.denoise[0].boxes)
     out, runtime.total = [], max(runtime.total, runtime.done + len(z) * tiles)
-    with runtime.load(model, (model.unet,), plan.denoise[0].device_bytes):
+    with runtime.load(model, (model.unet,), plan.unet_bytes):
         prompt_embeds = prompt_embeds.to(model.device, model.unet.dtype).expand(len(z), -1, -1)
         for one, embeds in zip(z.split(1), prompt_embeds.split(1), strict=True):
             runtime.expect(tiles)

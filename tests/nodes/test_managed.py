@@ -103,7 +103,7 @@ def test_room_is_made_for_the_work_that_comes(nodes, model, photo, comfy, surrou
         plan = upscaled(surroundings, model, image, scale, tile=int(tile) if tile.isdigit() else tile)
         taken = [memory for _, memory in comfy.loads]
         assert taken[0] == 0  # the text encoder's work is the same, and small
-        assert taken[1:] == [half[0].device_bytes for half in (plan.encode, plan.denoise, plan.decode)]
+        assert taken[1:] == [plan.encode[0].device_bytes, plan.unet_bytes, plan.decode[0].device_bytes]
         return taken[1:]
 
     for small, middle, large in zip(*(room(side) for side in (16, 32, 64)), strict=True):
