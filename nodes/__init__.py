@@ -1,6 +1,6 @@
 """The ComfyUI nodes: schemas and borders. What a node computes is in `osediff_core`.
 
-Nothing here imports diffusers or transformers: they are imported when a model is loaded, so that the pack
+Nothing here imports transformers: it is imported when a model is loaded, so that the pack
 starts in milliseconds and a missing library is one sentence on one node.
 """
 

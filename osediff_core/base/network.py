@@ -23,8 +23,8 @@ Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 class NetworkFiles:
     """Where one network comes from: its config, its files, and how their keys become the network's own.
 
-    where: what to call it in a message. rename: keys and tensors of the files to those of diffusers or
-    transformers; it must not look at values, so that it can be tried on the meta device.
+    where: what to call it in a message. rename: keys and tensors of the files to the network's
+    own; it must not look at values, so that it can be tried on the meta device.
     """
 
     name: str

@@ -9,6 +9,8 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ATTENTION_EPS = 1e-6  # of the norm before an attention, whatever the config says of the others
+
 
 class Ops(Protocol):
     """Where layers come from; torch.nn is one such place."""
@@ -94,7 +96,7 @@ class Attention(nn.Module):
         self, width: int, context: int, heads: int, ops: Ops, bias: bool = False, groups: int = 0
     ) -> None:
         super().__init__()
-        self.group_norm = ops.GroupNorm(groups, width, 1e-6) if groups else None
+        self.group_norm = ops.GroupNorm(groups, width, ATTENTION_EPS) if groups else None
         self.heads, self.to_q = heads, ops.Linear(width, width, bias)
         self.to_k, self.to_v = (ops.Linear(context, width, bias) for _ in range(2))
         self.to_out = nn.ModuleList([ops.Linear(width, width)])

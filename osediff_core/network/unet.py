@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import UNetConfig
-from .layers import Attention, Downsample, Level, Ops, ResnetBlock, Upsample
+from .layers import ATTENTION_EPS, Attention, Downsample, Level, Ops, ResnetBlock, Upsample
 
-TRANSFORMER_EPS = 1e-6  # of the norm before a transformer, whatever the config says of the others
 LONGEST_PERIOD = 10_000  # of the time embedding's waves, in steps (Vaswani et al. 2017, section 3.5)
 
 
@@ -110,7 +109,7 @@ class Transformer(nn.Module):
     def __init__(self, width: int, heads: int, config: UNetConfig, ops: Ops) -> None:
         super().__init__()
         self.linear = config.use_linear_projection
-        self.norm = ops.GroupNorm(config.norm_num_groups, width, TRANSFORMER_EPS)
+        self.norm = ops.GroupNorm(config.norm_num_groups, width, ATTENTION_EPS)
         self.proj_in = ops.Linear(width, width) if self.linear else ops.Conv2d(width, width, 1)
         block = TransformerBlock(width, config.cross_attention_dim, heads, ops)
         self.transformer_blocks = nn.ModuleList([block])

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from ..errors import OSEDiffError
+from ..errors import OSEDiffError, first_line
 from ..weights.hashes import Hashes, file_hashes
 from .published import KnownFile, Mirror
 
@@ -221,7 +221,7 @@ def _answers(what: str) -> Iterator[None]:
         if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
             raise OSEDiffError(f"{what} could not be written: {error}; make room and fetch again") from error
         raise BrokenOffError(
-            f"{endpoint()} did not answer, or broke off, at {what} ({_first_line(error)}): check the "
+            f"{endpoint()} did not answer, or broke off, at {what} ({first_line(error)}): check the "
             "connection and fetch again, which goes on where it stopped; HF_ENDPOINT names another hub"
         ) from error
 
@@ -242,10 +242,6 @@ def _refusal(what: str, status: int) -> OSEDiffError:
             "which goes on where it stopped"
         )
     return OSEDiffError(f"{place} failed at {what} (status {status}): try again later")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _hub() -> ModuleType:

@@ -32,7 +32,7 @@ from .published import SOURCES
 
 INPUT_ENDINGS, OUTPUT_ENDINGS = ("_lr", "_lq"), ("_published", "_sr")
 WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pkl", ".pth", ".pt")
-PACKAGES = ("osediff", "diffusers", "transformers", "safetensors", "numpy", "pillow")
+PACKAGES = ("osediff", "transformers", "safetensors", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
