@@ -7,8 +7,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from osediff_core.commands.console import show
 from osediff_core.device.huge_pages import ask_for_huge_pages
 from osediff_core.errors import OSEDiffError
+
+from .console import refuse, start_console
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -21,13 +24,12 @@ AS_IN_PYTHON = {"true": "True", "false": "False"}
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and train; returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_console(logging.INFO)
     ask_for_huge_pages(os.environ)
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except OSEDiffError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     except KeyboardInterrupt:  # before the first step; later, the loop ends by itself
         return 130
 
@@ -48,7 +50,7 @@ def _run(arguments: list[str]) -> int:
     config = tyro.cli(kind, prog="python -m train CONFIG.toml", default=default, args=overrides)
     answer = _plan(config) if "--plan" in arguments else _train(config)
     if os.environ.get("RANK", "0") == "0":  # set by torchrun and accelerate launch
-        print(answer)
+        show(answer)
     return 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..choices import COLORS, DTYPES, MOST_DETAIL, OFFLOADS
-from .console import version
+from .console import Parser, version
 
 FORMATS = ("png", "jpg", "webp", "tif", "bmp")
 EPILOG = """\
@@ -21,7 +21,7 @@ meant, and nothing was begun; 130 interrupted."""
 
 def restore_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     """What `osediff IN OUT` understands; commands: what else help should list."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="osediff",
         usage="osediff IN OUT [options]" + "\n       osediff COMMAND ..." * bool(commands),
         description="Restore and enlarge photographs with OSEDiff, in one step of diffusion.",

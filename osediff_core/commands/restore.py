@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OSEDiffError
+from ..errors import OSEDiffError, printable
 from ..pictures.jobs import Job, Jobs, find_jobs
 from .console import DONE, FAILED, INTERRUPTED, USAGE, messages, note, say, show
 from .options import restore_parser
@@ -139,7 +139,7 @@ def _show_plans(model: OSEDiff, jobs: Jobs, args: argparse.Namespace) -> int:
             say(f"error: {error}")
             every = False
         else:
-            show(f"{job.source}: {plan}")
+            show(f"{printable(job.source)}: {plan}")
             every &= plan.fits
     return DONE if every else FAILED
 
@@ -191,7 +191,7 @@ def _bars(count: int, quiet: bool) -> Iterator[tuple[Callable[[Job], Progress], 
 
     def begin(job: Job) -> Progress:
         parts.reset()
-        parts.set_description(job.source.name)
+        parts.set_description(printable(job.source.name))
         return advance
 
     def advance(done: int, total: int) -> None:
