@@ -47,6 +47,13 @@ def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
     except OSEDiffError as error:
         say(f"error: {error}")
         return USAGE
+    if jobs.left_out and process.rank == 0:
+        note(f"left out: {jobs.left_out}")
+    if jobs.other_size:
+        note(
+            f"{jobs.other_size} of the results that are there have another size than --scale {args.scale:g} "
+            "gives: name another folder, or say --overwrite to make them again"
+        )
     if not jobs.todo and process.count > 1:
         return report(Outcome(0, jobs.already, []), jobs, process, args.source, args.target)
     if not jobs.todo:
@@ -71,6 +78,7 @@ def _jobs(args: argparse.Namespace, process: Process) -> Jobs:
         suffix,
         overwrite=args.overwrite,
         recursive=args.recursive,
+        scale=args.scale,
         share=(process.rank, process.count),
         look_only=args.plan,
     )
