@@ -14,6 +14,7 @@ from ..errors import OSEDiffError, first_line
 from ..network.config import write_config
 from ..network.unet import UNet
 from ..network.vae import VAE
+from ..text_files import read_text
 from ..weights.recognise import SD2, name_of_config
 from ..weights.tensorfile import TensorFile
 from .network import NetworkFiles, import_transformers
@@ -90,7 +91,7 @@ def write_network(folder: Path, network: UNet | VAE) -> None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_text(file))
     except (OSError, ValueError) as error:
         raise OSEDiffError(f"{file} is missing or damaged ({error}): get the base again") from error
     if not isinstance(config, dict):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OSEDiffError
+from ..text_files import read_text
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -63,8 +64,8 @@ def _read(place: Path) -> tuple[dict[str, int], list[str]] | None:
         if place.name == PACKAGED:
             return _from_merges(gzip.decompress(place.read_bytes()).decode("utf-8"))
         folder = place if (place / FILES[0]).is_file() else place / "tokenizer"
-        vocabulary = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
-        merges = _lines((folder / FILES[1]).read_text(encoding="utf-8"))
+        vocabulary = json.loads(read_text(folder / FILES[0]))
+        merges = _lines(read_text(folder / FILES[1]))
     except (OSError, ValueError, EOFError):
         return None
     ours = isinstance(vocabulary, dict) and len(vocabulary) == SIZE and vocabulary.get(END) == SIZE - 1

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OSEDiffError
+from ..text_files import read_text
 from ..weights.checkpoint import save_tensors
 from ..weights.pickles import load_pickle
 from ..weights.tensorfile import TensorFile, is_torch_file
@@ -166,6 +167,6 @@ def _read_thresholds(path: Path) -> Tensor:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").strip().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        return [line.strip() for line in read_text(path).strip().splitlines()]
+    except (OSError, ValueError) as error:
         raise OSEDiffError(f"{path} cannot be read as text ({error}): get the list again") from error

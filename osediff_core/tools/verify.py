@@ -20,8 +20,9 @@ from torch import Tensor
 from ..color import match_color, to_levels
 from ..errors import OSEDiffError
 from ..model import OSEDiff
+from ..pictures.files import PICTURES
+from ..pictures.find import find_files
 from ..pictures.images import read_image
-from ..pictures.jobs import PICTURES
 from ..pipeline.plan import make_plan
 from ..pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
 from ..pipeline.runtime import Runtime
@@ -163,9 +164,9 @@ def _by_name(folder: Path, endings: tuple[str, ...], *, only: bool) -> dict[str,
     if not folder.is_dir():
         raise OSEDiffError(f"there is no folder {folder}")
     found = {}
-    for path in sorted(folder.iterdir()):
+    for path in find_files(folder, PICTURES, recursive=False).files:
         ending = next((end for end in endings if path.stem.endswith(end)), "")
-        if path.suffix.lower() in PICTURES and (ending or not only):
+        if ending or not only:
             found[path.stem.removesuffix(ending)] = path
     return found
 
