@@ -126,8 +126,11 @@ def _left(jobs: list[Job], left_out: str, scale: float, *, overwrite: bool, look
 
 
 def _is_there(target: Path) -> bool:
-    """Whether a result is there that is neither empty nor cut."""
-    return target.is_file() and not is_cut(target)
+    """Whether a result is there that is neither empty nor cut, as far as it can be read."""
+    try:
+        return target.is_file() and not is_cut(target)
+    except OSError:
+        return True
 
 
 def _differs(source: Path, target: Path, scale: float) -> bool:
