@@ -13,7 +13,7 @@ from .console import Parser, version
 FORMATS = ("png", "jpg", "webp", "tif", "bmp")
 EPILOG = """\
 A result that exists is replaced only with --overwrite: without it, a single picture is refused, and a folder
-run goes on where it stopped. EXIF is kept; the result is tagged sRGB.
+run goes on where it stopped; an empty or cut result counts as none. EXIF is kept; the result is tagged sRGB.
 
 exit status: 0 all is done; 1 something failed (a folder is gone through to its end); 2 the command cannot be
 meant, and nothing was begun; 130 interrupted."""

@@ -48,6 +48,8 @@ class TensorFile:
         self._map: mmap.mmap | None = None
         self._entries: dict[str, dict[str, Any]] = {}
         self._tensors: dict[str, Tensor] = {}
+        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
+            raise OSEDiffError(f"{path} is a pipe, socket or device; name a file of weights")
         if is_torch_file(self.path):
             self._tensors = _state_dict(load_pickle(self.path, mapped=True))
             self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
