@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
-from osediff_core.whole_files import write_whole
+from osediff_core.whole_files import sweep, write_whole
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ def write_prompts(config: PromptConfig, prompts: dict[str, str]) -> None:
     """Write the file of prompts whole. Raises OSEDiffError where it cannot be written."""
     path = Path(config.file)
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
     content = {"made": how_made(config), "prompts": prompts}
     write_whole(path, json.dumps(content, ensure_ascii=False, indent=0).encode())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import OSEDiffError
-from ..whole_files import name_beside
+from ..whole_files import name_beside, reason
 
 # What Pillow calls the format that a name's ending asks for.
 WRITABLE = {
@@ -53,4 +53,4 @@ def check_target(path: str | Path, size: tuple[int, int] | None = None) -> None:
         beside.touch(exist_ok=False)
         beside.unlink()
     except OSError as error:
-        raise OSEDiffError(f"cannot write into the folder {path.parent}: {error.strerror}") from error
+        raise OSEDiffError(f"cannot write into the folder {path.parent}: {reason(error)}") from error

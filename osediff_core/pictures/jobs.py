@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OSEDiffError
+from ..whole_files import reason, sweep
 from .files import WRITABLE, check_target
 
 # What a folder run looks for. A single file may be anything that can be read.
@@ -59,7 +60,7 @@ def find_jobs(
         return Jobs([]) if share[0] else _single(place, one, overwrite=overwrite, look_only=look_only)
     except OSError as error:
         where = error.filename or target
-        raise OSEDiffError(f"{where} cannot be used: {error.strerror or error}") from error
+        raise OSEDiffError(f"{where} cannot be used: {reason(error)}") from error
 
 
 def _file(source: Path, target: str, suffix: str | None) -> Path:
@@ -79,7 +80,7 @@ def _single(source: Path, target: Path, *, overwrite: bool, look_only: bool) -> 
     if target.is_file() and not overwrite:
         raise OSEDiffError(f"{target} exists; name another file, or say --overwrite to replace it")
     if not look_only:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _prepare(target.parent)
         check_target(target)
     return Jobs([Job(source, target)])
 
@@ -106,10 +107,16 @@ def _left(jobs: list[Job], *, overwrite: bool, look_only: bool) -> Jobs:
     """What is to be done of these, with the folders that it needs."""
     left = [job for job in jobs if overwrite or not job.target.exists()]
     for folder in sorted({job.target.parent for job in left if not look_only}):
-        folder.mkdir(parents=True, exist_ok=True)
+        _prepare(folder)
     if left and not look_only:
         check_target(left[0].target)
     return Jobs(left, already=len(jobs) - len(left))
+
+
+def _prepare(folder: Path) -> None:
+    """Make a folder for results, and take away what a killed run left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
 
 
 def _pictures(source: Path, target: Path, *, recursive: bool) -> list[Path]:

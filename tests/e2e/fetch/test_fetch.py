@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from osediff_core.tools.published import SOURCES
+from osediff_core.whole_files import NOBODY, name_beside
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
@@ -221,7 +222,7 @@ def test_a_connection_that_breaks_is_taken_up_again(osediff, hub, tmp_path):
     status, _, err = osediff("fetch", "model", "--yes", "--to", tmp_path)
     assert status == 0, err
     assert whole(tmp_path / "model")
-    assert hub.ranges()[:2] == [None, f"bytes={10 << 20}-"]
+    assert hub.ranges()[:2] == [None, f"bytes={15 << 20}-"]
 
 
 @pytest.mark.parametrize("to", [["--to", "x"], []], ids=["folder", "cache"])
@@ -233,13 +234,13 @@ def test_a_run_that_failed_goes_on_where_it_stopped(osediff, hub, tmp_path, to):
     assert "503" in errors(err)[0]
     assert len(errors(err)) == 1
     assert not any("model.safetensors" in line for line in out.splitlines())
-    assert [path.stat().st_size for path in parts(tmp_path)] == [10 << 20]
+    assert [path.stat().st_size for path in parts(tmp_path)] == [15 << 20]
     file.refuse = None
     hub.asked.clear()
     file.cut = []
     status, _, err = osediff("fetch", "model", "--yes", *to)
     assert status == 0, err
-    assert hub.ranges()[0] == f"bytes={10 << 20}-"
+    assert hub.ranges()[0] == f"bytes={15 << 20}-"
     assert not parts(tmp_path)
     if to:
         assert whole(tmp_path / "x" / "model")
@@ -267,11 +268,15 @@ def test_an_interrupted_run_goes_on_where_it_stopped(program, osediff, hub, tmp_
     assert whole(tmp_path / "x" / "model")
 
 
+def left_by_a_killed_run(target, etag):
+    return name_beside(target, hashlib.sha256(target.name.encode()).hexdigest()[:8] + etag[:12], NOBODY)
+
+
 def test_a_part_that_is_not_of_this_file(osediff, hub, tmp_path):
     """Whatever was left there, what appears in the end is the file or nothing."""
     place = tmp_path / "model" / "unet"
     place.mkdir(parents=True)
-    part = place / f".model.safetensors.{PINNED[:12]}.part"
+    part = left_by_a_killed_run(place / "model.safetensors", PINNED)
     part.write_bytes(b"x" * (11 << 20))
     status, _, err = osediff("fetch", "model", "--yes", "--to", tmp_path)
     assert status == 1
