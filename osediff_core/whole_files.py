@@ -86,6 +86,8 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
                 if file.is_file():
                     _finish(file, mode)
             beside.rename(path)
+    except OSEDiffError as error:  # the user knows the folder by its name
+        raise OSEDiffError(str(error).replace(str(beside), str(path))) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -147,7 +149,7 @@ def left_behind(folder: Path, tag: str = "") -> list[Path]:
 def sweep(folder: Path, tag: str = "") -> None:
     """Remove what `left_behind` finds; what cannot be removed stays."""
     for path in left_behind(folder, tag):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             with suppress(OSError):
