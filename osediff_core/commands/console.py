@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..errors import OSEDiffError
+from ..whole_files import reason
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -50,7 +51,7 @@ def answer(work: Callable[[], int], quiet: bool = False) -> int:
             say("interrupted")
             return INTERRUPTED
         except BrokenPipeError:  # who reads our output, as `head` does, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _write_no_more()
             return DONE
     return FAILED
 
@@ -81,9 +82,20 @@ class _Stderr(logging.Handler):
 
 
 def show(text: str) -> None:
-    """Write what the user asked to see to stdout, as a line or more."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Write what the user asked to see to stdout, as a line or more; OSEDiffError where its disk is full."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _write_no_more()
+        raise OSEDiffError(f"stdout could not be written: {reason(error)}") from error
+
+
+def _write_no_more() -> None:
+    """Let what is left for stdout, which Python writes at its end, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str) -> None:

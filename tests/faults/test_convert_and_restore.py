@@ -92,6 +92,17 @@ def test_an_old_file_survives_a_full_disk(folder, work):
     assert (folder / WORK[work][2]).read_bytes() == b"old"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a file that is always full")
+def test_a_full_disk_behind_stdout(folder):
+    with open("/dev/full", "w") as full:
+        argv = [sys.executable, "-m", "osediff_core", "inspect", str(WEIGHTS)]
+        done = subprocess.run(argv, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "osediff: error: stdout could not be written: No space left on device; make room and start again\n"
+    )
+
+
 def told_by_a_library(path):
     raise RuntimeError("file write failed")  # as torch does, without a reason
 

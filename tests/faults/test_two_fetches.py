@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ..e2e.fetch.running import finish, parts, size, small_hub, start, whole
+from ..e2e.fetch.running import errors, finish, parts, size, small_hub, start, whole
 
 
 @pytest.fixture
@@ -83,6 +83,26 @@ def test_one_begins_where_a_killed_one_stopped_and_not_at_a_living_ones_part(hub
         living.communicate(timeout=60)
     assert (third[0], living.returncode) == (0, 0), third[2]
     assert hub.ranges()[-1] is None  # the third had nothing to go on from
+    check(tmp_path, to)
+
+
+@PLACES
+def test_a_disk_that_takes_no_more(hub, tmp_path, to):
+    """It is not taken for a hub that broke off, and the next run goes on from what there was room for."""
+    resource = pytest.importorskip("resource", reason="Windows limits no files")
+    limit = 3_500_000
+
+    def lower():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    status, _, err = finish(start(hub, tmp_path, "fetch", "model", "--yes", *to, before=lower))
+    assert status == 1
+    (sentence,) = errors(err)
+    assert "File too large" in sentence
+    assert "connection" not in sentence
+    hub.asked.clear()
+    assert finish(start(hub, tmp_path, "fetch", "model", "--yes", *to))[0] == 0
+    assert hub.ranges()[0] in {f"bytes={limit}-", f"bytes={3 << 20}-"}
     check(tmp_path, to)
 
 

@@ -29,8 +29,8 @@ def small_hub():
         yield hub
 
 
-def start(hub, folder, *argv, catalogue=True, **environment):
-    """Start the program in a folder."""
+def start(hub, folder, *argv, catalogue=True, before=None, **environment):
+    """Start the program in a folder; before: called in the new process first."""
     runner = [str(HERE / "small_catalogue.py"), PINNED] if catalogue else ["-m", "osediff_core"]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     ours = {
@@ -49,6 +49,7 @@ def start(hub, folder, *argv, catalogue=True, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=before,
     )
 
 
