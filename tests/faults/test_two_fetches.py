@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 
 import pytest
@@ -11,9 +12,11 @@ from ..e2e.fetch.running import errors, finish, parts, size, small_hub, start, w
 
 
 @pytest.fixture
-def hub():
+def hub(tmp_path):
     with small_hub() as hub:
         yield hub
+    for folder in tmp_path.iterdir():  # pytest keeps what tests leave, and this is large
+        shutil.rmtree(folder)
 
 
 def begun(folder, process):
