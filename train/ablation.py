@@ -21,7 +21,7 @@ from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.pipeline.run import restore
-from osediff_core.whole_files import write_whole
+from osediff_core.whole_files import sweep, write_whole
 
 from .config import TrainConfig, read_config, to_toml
 from .console import refuse, start_console
@@ -87,6 +87,7 @@ def run_all(base: TrainConfig, seeds: int, pairs: list[Pair]) -> list[Result]:
     """Train and measure what has no result yet, seed by seed; results are kept in the run's folder."""
     store = Path(base.run.out) / "results.json"
     store.parent.mkdir(parents=True, exist_ok=True)
+    sweep(store.parent)
     known = [Result(**item) for item in json.loads(store.read_text())] if store.exists() else []
     results = []
     for seed in range(seeds):

@@ -24,6 +24,7 @@ from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.pipeline.run import restore
 from osediff_core.resize import resize_bicubic
+from osediff_core.whole_files import write_whole
 
 from .console import refuse, start_console
 from .degradation import DegradationConfig, degrade_to_lq_size
@@ -200,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.sheet:
             write_sheet(args.sheet, models, pairs[::5][:6], args.color)
         if args.json:
-            args.json.write_text(json.dumps([vars(row) for row in rows], indent=2))
+            write_whole(args.json, json.dumps([vars(row) for row in rows], indent=2).encode())
     except OSEDiffError as error:
         return refuse(error)
     show(

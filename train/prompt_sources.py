@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.text_files import read_text
-from osediff_core.whole_files import write_whole
+from osediff_core.whole_files import sweep, write_whole
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ def write_prompts(config: PromptConfig, prompts: dict[str, str]) -> None:
     """Write the file of prompts whole. Raises OSEDiffError where it cannot be written."""
     path = Path(config.file)
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
     content = {"made": how_made(config), "prompts": prompts}
     text = json.dumps(content, ensure_ascii=False, indent=0)
     write_whole(path, text.encode(errors="backslashreplace"))  # JSON's escape for bytes that are not UTF-8

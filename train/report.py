@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from osediff_core.pictures.images import write_image
+from osediff_core.whole_files import sweep
 
 from .config import RunConfig
 from .trackers import build_tracker
@@ -55,6 +56,7 @@ class Report:
         grid = contact_sheet(lq, sr, hq)  # (3, N H, 3 W)
         folder = self.out / "samples"
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         write_image(folder / f"{step:07d}.png", grid[None])
         self.tracker.picture("LQ | SR | HQ", grid, step)
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.whole_files import LEFT_BEHIND, write_beside
+from osediff_core.whole_files import sweep, write_beside
 
 from .config import TrainConfig, parse_toml
 
@@ -63,8 +63,7 @@ def prune(folder: Path, pattern: str, keep: int, step: int) -> None:
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write beside and rename, so that whoever finds the name finds all of it, even after a power cut."""
-    for rest in path.parent.glob(LEFT_BEHIND):  # of a process that was killed here
-        rest.unlink(missing_ok=True)
+    sweep(path.parent)
     write_beside(path, lambda beside: torch.save({"version": VERSION, **state}, beside))
 
 

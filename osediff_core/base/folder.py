@@ -17,6 +17,7 @@ from ..network.vae import VAE
 from ..text_files import read_text
 from ..weights.recognise import SD2, name_of_config
 from ..weights.tensorfile import TensorFile
+from ..whole_files import sweep, write_beside, write_whole, writing
 from .network import NetworkFiles, import_transformers
 
 if TYPE_CHECKING:
@@ -79,14 +80,19 @@ def load_tokenizer(path: Path) -> CLIPTokenizer:
 
 
 def write_network(folder: Path, network: UNet | VAE) -> None:
-    """Write the config and the weights of a network; the folder is made."""
+    """Write the config and the weights of a network; the folder is made. OSEDiffError where it cannot be."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     settings = json.dumps(write_config(network.config), indent=2) + "\n"
-    (folder / "config.json").write_text(settings, encoding="utf-8")
+    write_whole(folder / "config.json", settings.encode())
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    write_beside(
+        folder / "diffusion_pytorch_model.safetensors",
+        lambda beside: save_file(weights, beside, metadata={"format": "pt"}),
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import OSEDiffError
 from ..text_files import read_text
+from ..whole_files import write_whole
 
 MARKER, FORMAT, FORMAT_VERSION = "osediff.json", "osediff-merged", 1
 
@@ -15,7 +16,7 @@ MARKER, FORMAT, FORMAT_VERSION = "osediff.json", "osediff-merged", 1
 def write_marker(folder: Path, about: Mapping[str, str]) -> None:
     """Mark a folder; `about` is what `read_marker` will return."""
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "about": dict(about)}
-    (folder / MARKER).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / MARKER, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_marker(folder: Path) -> dict[str, str] | None:

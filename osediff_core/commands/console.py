@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from ..errors import OSEDiffError, printable
+from ..whole_files import reason
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -71,7 +72,7 @@ def answer(work: Callable[[], int], quiet: bool = False) -> int:
             say("interrupted")
             return INTERRUPTED
         except BrokenPipeError:  # who reads our output, as `head` does, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _write_no_more()
             return DONE
     return FAILED
 
@@ -102,12 +103,23 @@ class _Stderr(logging.Handler):
 
 
 def show(text: str) -> None:
-    """Write what the user asked to see to stdout, as a line or more.
+    """Write what the user asked to see to stdout, as a line or more; OSEDiffError where its disk is full.
 
     A name or text of a file goes through `printable` before it becomes a part of several lines.
     """
-    sys.stdout.write("".join(f"{printable(line)}\n" for line in text.split("\n")))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write("".join(f"{printable(line)}\n" for line in text.split("\n")))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _write_no_more()
+        raise OSEDiffError(f"stdout could not be written: {reason(error)}") from error
+
+
+def _write_no_more() -> None:
+    """Let what is left for stdout, which Python writes at its end, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str) -> None:

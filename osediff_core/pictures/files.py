@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import OSEDiffError
-from ..whole_files import name_beside
+from ..whole_files import name_beside, reason
 
 # What a search through folders takes for pictures. A file that is named may be anything that can be read.
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
@@ -57,4 +57,4 @@ def check_target(path: str | Path, size: tuple[int, int] | None = None) -> None:
         beside.touch(exist_ok=False)
         beside.unlink()
     except OSError as error:
-        raise OSEDiffError(f"cannot write into the folder {path.parent}: {error.strerror}") from error
+        raise OSEDiffError(f"cannot write into the folder {path.parent}: {reason(error)}") from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OSEDiffError
+from ..whole_files import reason, sweep
 from .files import PICTURES, WRITABLE, check_target
 from .find import INSIDE, find_files, in_words
 from .results import earlier_results, is_cut, result_stems, sides
@@ -69,7 +70,7 @@ def find_jobs(
         return Jobs([]) if share[0] else _single(place, one, scale, overwrite=overwrite, look_only=look_only)
     except OSError as error:
         where = error.filename or target
-        raise OSEDiffError(f"{where} cannot be used: {error.strerror or error}") from error
+        raise OSEDiffError(f"{where} cannot be used: {reason(error)}") from error
 
 
 def _file(source: Path, target: str, suffix: str | None) -> Path:
@@ -90,7 +91,7 @@ def _single(source: Path, target: Path, scale: float, *, overwrite: bool, look_o
         other = " at another scale" if _differs(source, target, scale) else ""
         raise OSEDiffError(f"{target} exists{other}; name another file, or say --overwrite to replace it")
     if not look_only:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _prepare(target.parent)
         check_target(target)
     return Jobs([Job(source, target)])
 
@@ -117,12 +118,18 @@ def _left(jobs: list[Job], left_out: str, scale: float, *, overwrite: bool, look
     """What is to be done of these, with the folders that it needs."""
     left = [job for job in jobs if overwrite or not _is_there(job.target)]
     for folder in sorted({job.target.parent for job in left if not look_only}):
-        folder.mkdir(parents=True, exist_ok=True)
+        _prepare(folder)
     if left and not look_only:
         check_target(left[0].target)
     there = [] if overwrite else [job for job in jobs if job not in set(left)]
     other = sum(_differs(job.source, job.target, scale) for job in there)
     return Jobs(left, len(there), other, left_out)
+
+
+def _prepare(folder: Path) -> None:
+    """Make a folder for results, and take away what a killed run left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
 
 
 def _is_there(target: Path) -> bool:

@@ -92,10 +92,15 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a .safetensors file, beside and then renamed; OSEDiffError where that cannot be done."""
+    write_beside(Path(path), tensor_writer(tensors, metadata))
+
+
+def tensor_writer(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Callable[[Path], None]:
+    """Return what writes a .safetensors file, for the functions of `whole_files`."""
     from safetensors.torch import save_file
 
     plain = {key: _plain(tensor) for key, tensor in tensors.items()}
-    write_beside(Path(path), lambda beside: save_file(plain, beside, dict(metadata)))
+    return lambda path: save_file(plain, path, dict(metadata))
 
 
 def write_published(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.whole_files import write_beside
+from osediff_core.whole_files import sweep, write_beside
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def save(keep: Keep, parts: dict, step: int) -> None:
     state = {name: part.state_dict() for name, part in parts.items()}
     state |= {"step": step, "what": keep.what, "generator": keep.generator.get_state()}
     keep.file.parent.mkdir(parents=True, exist_ok=True)
+    sweep(keep.file.parent)
     write_beside(keep.file, lambda beside: torch.save(state, beside))
 
 

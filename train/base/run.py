@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from osediff_core.base.folder import write_network
 from osediff_core.diffusion import alphas_cumprod
 from osediff_core.errors import OSEDiffError
+from osediff_core.whole_files import write_whole, writing
 
 from ..data.crops import vary_colour
 from ..dice import uniform
@@ -132,7 +133,8 @@ def train_vae(config: BaseConfig) -> None:
 
 def write_scheduler(folder: Path, config: PriorConfig) -> dict:
     """Write the noise schedule as diffusers stores it, and return it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     schedule = {
         "_class_name": "DDPMScheduler",
         "beta_start": config.beta_start,
@@ -142,7 +144,7 @@ def write_scheduler(folder: Path, config: PriorConfig) -> dict:
         "prediction_type": "epsilon",
         "clip_sample": False,
     }
-    (folder / "scheduler_config.json").write_text(json.dumps(schedule, indent=2))
+    write_whole(folder / "scheduler_config.json", json.dumps(schedule, indent=2).encode())
     return schedule
 
 
@@ -203,7 +205,8 @@ def train_prior(config: BaseConfig) -> None:
     report = partial(log_progress, "prior", prior.steps)
     fit(both, loss_of, prior_groups(both, prior), prior.steps, report, keep)
     write_network(out / "unet", unet)
-    text_encoder.eval().save_pretrained(out / "text_encoder")
+    with writing(out / "text_encoder"):
+        text_encoder.eval().save_pretrained(out / "text_encoder")
     write_index(out)
     keep.file.unlink(missing_ok=True)
 
@@ -228,4 +231,4 @@ def write_index(out: Path) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    (out / "model_index.json").write_text(json.dumps(index, indent=2))
+    write_whole(out / "model_index.json", json.dumps(index, indent=2).encode())
