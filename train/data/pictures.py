@@ -14,6 +14,8 @@ from typing import Protocol
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import Picture, decode_image
 
+from .listing import Entry
+
 log = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -32,6 +34,11 @@ class Item(Protocol):
     @property
     def key(self) -> str:
         """Its name within its source, without the ending: what pairs HQ with LQ."""
+        ...
+
+    @property
+    def entry(self) -> Entry:
+        """What tells it from other pictures wherever its source lies: its name there, and its size."""
         ...
 
     def read(self) -> bytes:
@@ -53,6 +60,15 @@ class FileItem:
     def name(self) -> str:
         """The path; for a part of a tar, the path of the tar and the name inside."""
         return f"{self.path}/{self.member}" if self.member else str(self.path)
+
+    @property
+    def entry(self) -> Entry:
+        """The key with its ending, and the bytes of the file, or of the part."""
+        name = self.key + PurePosixPath(self.member or self.path.name).suffix
+        try:
+            return name, self.size if self.member else self.path.stat().st_size
+        except OSError:  # it will be passed over with a warning
+            return name, -1
 
     def read(self) -> bytes:
         """Return the encoded picture. Raises OSError."""
