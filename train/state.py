@@ -6,7 +6,6 @@ A state continues one run, with the same settings and base; `model.init_from` is
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import logging
@@ -114,12 +113,15 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises DamagedStateError, and OSEDiffError for what cannot be read or is no state of this version.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        file = path.open("rb")
+    except OSError as error:
+        raise OSEDiffError(f"the state {path} cannot be read: {error.strerror or error}") from error
+    try:
+        with file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
-            raise OSEDiffError(f"the state {path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # a cut file can be anything to torch, an OSError too
         raise DamagedStateError(f"the state {path} is damaged ({type(error).__name__})") from error
     version = state.get("version") if isinstance(state, dict) else None
     if version != VERSION:
