@@ -62,8 +62,9 @@ def launched_as_several(environment: Mapping[str, str]) -> bool:
 def check_folder(run: RunConfig) -> None:
     """Refuse the folder of another run, before anything large is loaded."""
     out = Path(run.out)
-    if (out / CONFIG).exists() and not (run.overwrite or run.resume):
-        remedy = "go on with it with run.resume, " if newest_state(out) else ""
+    newest = newest_state(out)
+    if ((out / CONFIG).exists() or newest) and not (run.overwrite or run.resume):
+        remedy = "go on with it with run.resume, " if newest else ""
         raise OSEDiffError(
             f"{run.out} holds another run: {remedy}choose a new folder with run.out, "
             "or set `run.overwrite = true`"

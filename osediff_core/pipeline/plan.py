@@ -27,9 +27,9 @@ from .unet_tiles import UNetPlan
 
 CPU = torch.device("cpu")
 SHARE = 0.9  # of the free memory that is planned with
-OVERHEAD = 48 * 2**20  # bytes that allocators and libraries take beside everything
-# Alive at once in a UNet, per latent pixel and channel of its first level: where that level attends (26.5 are measured), and
-# where it does not (14.0).
+OVERHEAD = 32 * 2**20  # bytes that allocators and libraries take beside everything
+# Alive at once in a UNet, per latent pixel and channel of its first level: 26.5 are measured where that level
+# attends, 14.0 where it does not.
 ATTENDING_VALUES, PLAIN_VALUES = 27, 14.5
 MOST_TILES = 16  # at once: more gain no speed
 LEAST_TILE = 32  # latent pixels: below, the UNet's deepest level has fewer than 4 x 4 pixels

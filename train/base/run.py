@@ -18,6 +18,7 @@ from osediff_core.whole_files import write_whole, writing
 
 from ..data.crops import vary_colour
 from ..dice import uniform
+from ..state import checksum
 from .crops import add_smaller_copies, draw_batch, draw_crop, load_pictures
 from .fit import Keep, fit
 from .folder import read_vae
@@ -65,6 +66,10 @@ class Pool:
     pictures: list[Tensor]
     weights: Tensor
     synthetic: Tensor
+
+    def checksum(self) -> str:
+        """Tell this pool from one of other pictures or other shares."""
+        return checksum([self.pictures, self.weights, self.synthetic])
 
 
 def gather_pool(config: PicturesConfig, smallest: int) -> Pool:
@@ -123,7 +128,12 @@ def train_vae(config: BaseConfig) -> None:
             return vae_loss(vae, 2 * x - 1, noise, vae_config)
 
     groups = [{"params": list(vae.parameters()), "lr": vae_config.lr}]
-    keep = Keep(Path(config.out) / "vae_unfinished.pt", generator, repr((config.seed, vae_config)))
+    what = {
+        "settings": repr((config.seed, config.bf16, vae_config)),
+        "pictures": pool.checksum(),
+        "first weights": checksum(vae.state_dict()),
+    }
+    keep = Keep(Path(config.out) / "vae_unfinished.pt", generator, what)
     fit(vae, loss_of, groups, vae_config.steps, partial(log_progress, "vae", vae_config.steps), keep)
     x, _ = draw_batch(pool.pictures, pool.weights, 64, partial(draw_crop, size=vae_config.crop), generator)
     vae.config = replace(vae.config, scaling_factor=measure_scaling_factor(vae, 2 * x - 1))
@@ -201,7 +211,12 @@ def train_prior(config: BaseConfig) -> None:
             return prior_loss(unet, z, embeds, told.t, noise, alphas)
 
     both = nn.ModuleDict({"unet": unet, "text": text_encoder})
-    keep = Keep(out / "prior_unfinished.pt", generator, repr((config.seed, prior)))
+    what = {
+        "settings": repr((config.seed, config.bf16, prior)),
+        "pictures": pool.checksum(),
+        "VAE": checksum([vae.state_dict(), vae.config.scaling_factor]),
+    }
+    keep = Keep(out / "prior_unfinished.pt", generator, what)
     report = partial(log_progress, "prior", prior.steps)
     fit(both, loss_of, prior_groups(both, prior), prior.steps, report, keep)
     write_network(out / "unet", unet)

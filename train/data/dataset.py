@@ -20,6 +20,7 @@ from ..dice import chance
 from ..draws import stream
 from .config import DataConfig
 from .crops import draw_crop, draw_pair, vary_colour
+from .listing import Entry
 from .pictures import find_pictures, pair_up
 from .sources import Cache, Found, Mix, Shelf, Source, Stream
 from .streams import is_stream
@@ -75,6 +76,14 @@ class PictureDataset(Dataset[Sample]):
             here = self.degradation.where == "workers"
             lq = degrade(hq, self.degradation, degradation_stream(self.seed, index)) if here else hq
         return {"hq": hq, "lq": lq, "index": index, "name": found.name, "remarks": self._remarks(found)}
+
+    def listing(self) -> list[Entry]:
+        """Tell which pictures there are, in which source and which order, wherever they lie."""
+        return [
+            (f"{number}/{name}" if len(self.sources) > 1 else name, size)
+            for number, source in enumerate(self.sources)
+            for name, size in source.listing()
+        ]
 
     def _cut(self, found: Found, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         if found.lq is None:

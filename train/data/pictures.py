@@ -20,6 +20,8 @@ from osediff_core.pictures.find import HIDDEN, find_files, in_words, is_hidden
 from osediff_core.pictures.images import Picture, decode_image
 from osediff_core.text_files import read_text
 
+from .listing import Entry
+
 log = logging.getLogger(__name__)
 
 ENDINGS = (*PICTURES, ".tar")
@@ -42,6 +44,11 @@ class Item(Protocol):
         """Its name within its source, without the ending: what pairs HQ with LQ."""
         ...
 
+    @property
+    def entry(self) -> Entry:
+        """What tells it from other pictures wherever its source lies: its name there, and its size."""
+        ...
+
     def read(self) -> bytes:
         """Return the encoded picture. Raises OSError."""
         ...
@@ -61,6 +68,15 @@ class FileItem:
     def name(self) -> str:
         """The path; for a part of a tar, the path of the tar and the name inside."""
         return f"{self.path}/{self.member}" if self.member else str(self.path)
+
+    @property
+    def entry(self) -> Entry:
+        """The key with its ending, and the bytes of the file, or of the part."""
+        name = self.key + PurePosixPath(self.member or self.path.name).suffix
+        try:
+            return name, self.size if self.member else self.path.stat().st_size
+        except OSError:  # it will be passed over with a warning
+            return name, -1
 
     def read(self) -> bytes:
         """Return the encoded picture. Raises OSError."""

@@ -17,8 +17,9 @@ from osediff_core.pictures.images import Picture
 
 from ..draws import stream
 from .crops import pair_ratio
+from .listing import Entry
 from .pictures import Item, load
-from .streams import Reader, Row
+from .streams import Reader, Row, bytes_here, placeless
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,10 @@ class Source(Protocol):
 
     def once(self, skip: Container[str]) -> Iterator[Found]:
         """Go through all pictures that can be read and whose names are not in `skip`, each once."""
+        ...
+
+    def listing(self) -> list[Entry]:
+        """Tell which pictures these are, without reading them."""
         ...
 
 
@@ -105,6 +110,11 @@ class Shelf:
             if found is not None:
                 yield found
 
+    def listing(self) -> list[Entry]:
+        """List the pictures in their order, and then their real LQs."""
+        real = [item.entry for item in self.lq_items or ()]
+        return [item.entry for item in self.items] + [(f"LQ {name}", size) for name, size in real]
+
     def _try(self, number: int, before: int) -> Found | None:
         item = self.items[number]
         if item.name in self.unreadable:
@@ -156,6 +166,10 @@ class Stream:
             found = None if row.name in skip else self._try(row, 0)
             if found is not None:
                 yield found
+
+    def listing(self) -> list[Entry]:
+        """Name the stream: what is in it is only known where its files lie here, and then as their size."""
+        return [(placeless(self.source), bytes_here(self.source))]
 
     def _try(self, row: Row, before: int) -> Found | None:
         try:
