@@ -96,8 +96,8 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     misfits = [text for key in tensors if (text := _misfit(key, tensors, shapes))]
     if len(misfits) == len(tensors) and (prefix := foreign_prefix(_places(shapes), tensors)):
         raise OSEDiffError(
-            f"the names in the checkpoint begin with {prefix!r}, which no name of a base does ({min(tensors)}): "
-            "save it without"
+            f"the names in the checkpoint begin with {prefix!r}, which no name of a base does "
+            f"({min(tensors)}): save it without"
         )
     if misfits:
         raise OSEDiffError(

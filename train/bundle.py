@@ -14,8 +14,11 @@ from torch import Tensor
 
 from osediff_core.base.folder import write_network
 from osediff_core.base.load import load_base
+from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+
+from .console import refuse, start_console
 
 
 def halve(checkpoint: Checkpoint, base: str) -> Checkpoint:
@@ -58,12 +61,12 @@ def main() -> int:
     for name in ("base", "weights", "out"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
+    start_console()
     try:
         size = bundle(args.base, args.weights, args.out)
     except OSEDiffError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"{args.out}: {size / 1e6:.1f} MB\n")
+        return refuse(error)
+    show(f"{args.out}: {size / 1e6:.1f} MB")
     return 0
 
 

@@ -6,7 +6,6 @@ They are the run's own samples, those that training with this configuration and 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,10 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import write_image
 
 from .config import TrainConfig, read_config
+from .console import refuse, start_console
 from .data import REMARKS, Sample, build_dataset
 
 PAIRS_ACROSS = 4
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.count < 1 or args.first < 0:
         parser.error("--count must be at least 1, and --first at least 0")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    start_console()
     try:
         config = read_config(TrainConfig, args.config)
         data = config.data
@@ -65,10 +66,9 @@ def main(argv: list[str] | None = None) -> int:
         samples = [dataset[index] for index in range(args.first, args.first + args.count)]
         write_image(args.out, sheet(samples))
     except OSEDiffError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return refuse(error)
     odd = ", ".join(f"{count} {name}" for name, count in remarks(samples).items() if count) or "nothing odd"
-    sys.stdout.write(f"{len(samples)} pairs LQ | HQ in {args.out} ({odd})\n")
+    show(f"{len(samples)} pairs LQ | HQ in {args.out} ({odd})")
     return 0
 
 

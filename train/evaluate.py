@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +19,13 @@ from torch import Tensor
 
 from osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS
 from osediff_core.choices import COLORS
+from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.pipeline.run import restore
 from osediff_core.resize import resize_bicubic
 
+from .console import refuse, start_console
 from .degradation import DegradationConfig, degrade_to_lq_size
 from .heldout import as_batch, folder_pictures, heldout_crops
 from .metrics import gaussian_blur, psnr, psnr_y, sharpness, ssim_y
@@ -186,7 +187,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     args = parse(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    start_console()
     try:
         pictures = heldout_crops() if args.hq is None else folder_pictures(args.hq, SCALE * 4)
         pairs = real_pairs(args.hq, args.lq) if args.hq and args.lq else degraded_pairs(pictures, args.seed)
@@ -201,11 +202,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.json:
             args.json.write_text(json.dumps([vars(row) for row in rows], indent=2))
     except OSEDiffError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(
+        return refuse(error)
+    show(
         f"{len(pairs)} pictures, colours: {args.color}\n\n{format_table(rows)}\n\n"
-        f"VAE round trip, RGB PSNR: mean {mean:.1f} dB, worst picture {worst:.1f} dB\n"
+        f"VAE round trip, RGB PSNR: mean {mean:.1f} dB, worst picture {worst:.1f} dB"
     )
     return 0
 

@@ -17,8 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from osediff_core.errors import OSEDiffError
+from osediff_core.commands.console import show
+from osediff_core.errors import OSEDiffError, printable
 
+from .console import start_console
 from .dead_leaves import dead_leaves
 from .more_photographs import MORE, Photograph, crops_to_choose_by, shrunken
 
@@ -124,18 +126,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--leaves", type=int, default=60, help="number of synthetic pictures (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic pictures (default 0)")
     args = parser.parse_args(argv)
+    start_console()
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)
         photographs = write_photographs(args.out_dir)
         more = write_more(args.more, args.out_dir) if args.more else []
         leaves = write_leaves(args.out_dir, args.leaves, args.seed)
     except (OSError, OSEDiffError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable(error)}\n")
         return 1
     crops = [path for path in more if path.parent != args.out_dir]
     kept_out = f", {len(crops)} crops in {args.out_dir / 'validation'}" if crops else ""
     count = len(photographs) + len(more) - len(crops)
-    sys.stdout.write(f"{count} photographs and {len(leaves)} leaves in {args.out_dir}{kept_out}\n")
+    show(f"{count} photographs and {len(leaves)} leaves in {args.out_dir}{kept_out}")
     return 0
 
 

@@ -15,8 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from osediff_core import limits
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
+from osediff_core.text_files import parse_json, read_text
 from osediff_core.whole_files import write_whole
 
 
@@ -115,7 +117,7 @@ def read_prompts(config: PromptConfig) -> dict[str, str]:
     """Read a file of prompts: picture name -> prompt. OSEDiffError where it is none, or made otherwise."""
     path = Path(config.file)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path, limits.LIST_BYTES))
         made, prompts = content["made"], content["prompts"]
     except OSError as error:
         raise OSEDiffError(
@@ -134,7 +136,8 @@ def write_prompts(config: PromptConfig, prompts: dict[str, str]) -> None:
     path = Path(config.file)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"made": how_made(config), "prompts": prompts}
-    write_whole(path, json.dumps(content, ensure_ascii=False, indent=0).encode())
+    text = json.dumps(content, ensure_ascii=False, indent=0)
+    write_whole(path, text.encode(errors="backslashreplace"))  # JSON's escape for bytes that are not UTF-8
 
 
 def how_made(config: PromptConfig) -> dict[str, str]:

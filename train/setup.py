@@ -78,6 +78,11 @@ def make_folder(config: TrainConfig) -> None:
             for path in out.glob("state_*.pt"):
                 path.unlink()
         (out / CONFIG).write_text(to_toml(config), encoding="utf-8")
+    except UnicodeEncodeError as error:
+        raise OSEDiffError(
+            "a name in the configuration is not UTF-8, which TOML and checkpoints need: rename it, or name "
+            "the folder above it"
+        ) from error
     except OSError as error:
         raise OSEDiffError(f"cannot write to the folder {out}: {error.strerror or error}") from error
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..text_files import read_text
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -42,9 +44,10 @@ def repo_id(folder: Path) -> str:
 def _main_snapshot(place: Path) -> Path | None:
     """Return the snapshot that "main" names, or else the newest of those there are."""
     try:
-        named = place / "snapshots" / (place / "refs" / "main").read_text(encoding="utf-8").strip()
-    except OSError:
-        named = None
+        revision = read_text(place / "refs" / "main").strip()
+    except (OSError, ValueError):
+        revision = ""
+    named = place / "snapshots" / revision if re.fullmatch(r"\w+", revision) else None
     if named is not None and named.is_dir():
         return named
     there = [folder for folder in place.glob("snapshots/*") if folder.is_dir()]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import OSEDiffError
+from ..text_files import parse_json, read_text
 
 MARKER, FORMAT, FORMAT_VERSION = "osediff.json", "osediff-merged", 1
 
@@ -26,7 +27,7 @@ def read_marker(folder: Path) -> dict[str, str] | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_text(file))
         kind, number = content["format"], content["format_version"]
         about = {str(label): str(text) for label, text in content["about"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import limits
 from ..errors import OSEDiffError
 from ..lora import foreign_prefix
 from ..network.config import Config, UNetConfig, VAEConfig, read_config
@@ -21,6 +22,15 @@ from ..weights.tensorfile import TensorFile
 
 Change = Callable[[str, Tensor], Tensor]
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+TEXT_SIZES = {
+    "vocab_size": limits.WIDTH, "hidden_size": limits.WIDTH, "intermediate_size": limits.WIDTH,
+    "projection_dim": limits.WIDTH, "max_position_embeddings": limits.WIDTH,
+    "num_hidden_layers": limits.TEXT_LAYERS, "num_attention_heads": limits.WIDTH,
+}  # fmt: skip
+TEXT_KINDS = {
+    "hidden_act": (str,), "layer_norm_eps": (float,),
+    "pad_token_id": (int, type(None)), "bos_token_id": (int, type(None)), "eos_token_id": (int, type(None)),
+}  # fmt: skip
 SCALES = ("scale_weight", "weight_scale", "scaled_fp8", "comfy_quant", ".absmax", ".quant_map")
 """How the names end of what programs keep beside quantized weights, without which these mean nothing."""
 
@@ -52,7 +62,7 @@ class NetworkFiles:
 
 @dataclass(frozen=True)
 class Unread:
-    """A tensor of a network, or a view of one, that is still in a file; blank: its shape and number format."""
+    """A tensor of a network, or a view of one, that is still in a file; blank: its shape and kind."""
 
     blank: Tensor
     file: TensorFile
@@ -122,7 +132,20 @@ def _build(part: NetworkFiles) -> nn.Module:
     if part.name == "vae":
         return VAE(_config(VAEConfig, part))
     library = import_transformers()
-    return library.CLIPTextModel(library.CLIPTextConfig.from_dict(dict(part.config)))
+    return library.CLIPTextModel(library.CLIPTextConfig(**_text_settings(part)))
+
+
+def _text_settings(part: NetworkFiles) -> dict[str, Any]:
+    """Return what a config says that makes a text encoder: others could name code, which is not run."""
+    settings = {name: part.config[name] for name in (*TEXT_KINDS, *TEXT_SIZES) if name in part.config}
+    for name, value in settings.items():
+        fits = isinstance(value, TEXT_KINDS.get(name, int)) and not isinstance(value, bool)
+        if not fits or (name in TEXT_SIZES and not 1 <= value <= TEXT_SIZES[name]):
+            raise OSEDiffError(
+                f"the config of {part.where} does not fit: the setting {name} = {value!r} cannot be; get the "
+                "base again"
+            )
+    return settings
 
 
 def _config(kind: type[Config], part: NetworkFiles) -> Config:
@@ -186,13 +209,14 @@ def _check_shapes(module: nn.Module, part: NetworkFiles) -> None:
     missing = sorted(expected.keys() - found.keys())
     if missing:
         raise OSEDiffError(
-            f"{part.where} lacks {len(missing)} tensors, the first of them {missing[0]}{_elsewhere(missing, part)}"
+            f"{part.where} lacks {len(missing)} tensors, the first of them {missing[0]}"
+            f"{_elsewhere(missing[0], part)}"
         )
     scaled = [key for file in part.files for key in file.shapes if key.endswith(SCALES)]
     if scaled:
         raise OSEDiffError(
-            f"{part.where} is quantized, with scales beside its weights ({scaled[0]}), which are not read: get it "
-            "in float16"
+            f"{part.where} is quantized, with scales beside its weights ({scaled[0]}), which are not "
+            "read: get it in float16"
         )
     for name, tensor in expected.items():
         blank = found[name].blank
@@ -203,17 +227,17 @@ def _check_shapes(module: nn.Module, part: NetworkFiles) -> None:
             )
         if tensor.is_floating_point() and not blank.is_floating_point():
             raise OSEDiffError(
-                f"{part.where} has {name} in {str(blank.dtype).removeprefix('torch.')}, expected floating point "
-                "numbers: get it in float16 or float32"
+                f"{part.where} has {name} in {str(blank.dtype).removeprefix('torch.')}, expected floating "
+                "point numbers: get it in float16 or float32"
             )
 
 
-def _elsewhere(missing: list[str], part: NetworkFiles) -> str:
-    """Say what to do about missing tensors: all of them may be there, under longer names."""
+def _elsewhere(missing: str, part: NetworkFiles) -> str:
+    """Say what to do about a missing tensor: it may be there, under a longer name."""
     for file in part.files:
-        prefix = foreign_prefix(missing[:1], file.shapes)
+        prefix = foreign_prefix([missing], file.shapes)
         if prefix:
-            return f": {file.path.name} has it as {prefix + missing[0]}, so save it without {prefix!r}"
+            return f": {file.path.name} has it as {prefix + missing}, so save it without {prefix!r}"
     return ": get the base again"
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from ..errors import OSEDiffError
 from ..whole_files import name_beside
 
+# What a search through folders takes for pictures. A file that is named may be anything that can be read.
+PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
 # What Pillow calls the format that a name's ending asks for.
 WRITABLE = {
     ".png": "PNG",
@@ -48,6 +50,8 @@ def check_target(path: str | Path, size: tuple[int, int] | None = None) -> None:
     try:
         if path.is_dir():
             raise OSEDiffError(f"{path} is a folder, and a picture was to be written there; name a file")
+        if path.exists() and not path.is_file():
+            raise OSEDiffError(f"{path} is a pipe, socket or device; name a file for the picture")
         if not path.parent.is_dir():
             raise OSEDiffError(f"there is no folder {path.parent}; make it first")
         beside.touch(exist_ok=False)

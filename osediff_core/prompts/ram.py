@@ -84,7 +84,7 @@ def _depths(tensors: Iterable[str]) -> tuple[int, ...]:
 def _count(names: Iterable[str], pattern: str) -> int:
     """Return how many numbers from 0 on the pattern finds; OSEDiffError for more than any tagger has."""
     found = {match.group(1) for name in names if (match := re.match(pattern, name))}
-    if len(found) > limits.LAYERS or found != {str(i) for i in range(len(found))}:
+    if len(found) > limits.TAGGER_LAYERS or found != {str(i) for i in range(len(found))}:
         raise OSEDiffError("its layers are not counted from 0 on: this is another model or another version")
     return len(found)
 

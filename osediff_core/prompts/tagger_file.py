@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OSEDiffError
-from ..plain_files import parse_json
+from ..text_files import parse_json, read_text
 from ..weights.checkpoint import save_tensors
 from ..weights.tensorfile import TensorFile
 from .ram import TagConfig, check_numbers, expected_shapes, fold_dape, is_unused, read_config
@@ -180,6 +180,6 @@ def _thresholds(values: list[float], path: Path) -> Tensor:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").strip().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        return [line.strip() for line in read_text(path).strip().splitlines()]
+    except (OSError, ValueError) as error:
         raise OSEDiffError(f"{path} cannot be read as text ({error}): get the list again") from error

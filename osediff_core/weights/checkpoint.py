@@ -15,8 +15,8 @@ from torch import Tensor
 from .. import limits
 from ..errors import OSEDiffError
 from ..lora import A, B, unet_group
-from ..plain_files import check_file
 from ..whole_files import write_beside
+from .files import check_file
 from .lora_names import ALPHA, read_name
 from .recognise import name_of
 from .tensorfile import TensorFile
@@ -74,8 +74,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     layout = layout_of(file)
     if layout is None:
         raise OSEDiffError(
-            f"{path} is no OSEDiff checkpoint, which has format={FORMAT} in its metadata or, in the published "
-            f"layout, state_dict_unet, state_dict_vae, rank_unet and rank_vae, but {_named(file)}: give the "
+            f"{path} is no OSEDiff checkpoint, which has format={FORMAT} in its metadata or, as published, "
+            f"state_dict_unet, state_dict_vae, rank_unet and rank_vae, but {_named(file)}: give the "
             "checkpoint"
         )
     checkpoint = _READERS[layout](file)
@@ -148,7 +148,7 @@ def _from_published(file: TensorFile) -> Checkpoint:
 
 
 def _from_foreign(file: TensorFile) -> Checkpoint:
-    """Read ranks off the tensors; alpha is said for each layer, or in the metadata, or else it is the rank."""
+    """Read ranks off the tensors; alpha is said for each layer or in the metadata, or else is the rank."""
     names = {key: read_name(key) for key in file.shapes}
     numbers = []
     for part in PARTS:
@@ -159,10 +159,10 @@ def _from_foreign(file: TensorFile) -> Checkpoint:
             said = {_number(file, f"alpha_{part}")}
         if not said:
             logger.warning("%s does not say alpha for the %s, so it is taken to be the rank", file.path, part)
-        if rank != rank or len(said) > 1:
+        if math.isnan(rank) or len(said) > 1:
             raise OSEDiffError(
-                f"{file.path} has layers of different rank or alpha in the {part}, but an OSEDiff checkpoint has "
-                "one for all: give the checkpoint that it was made from"
+                f"{file.path} has layers of different rank or alpha in the {part}, but an OSEDiff checkpoint "
+                "has one for all: give the checkpoint that it was made from"
             )
         numbers += [rank, said.pop() if said else rank]
     return _of(file, numbers, dict(file.metadata))
@@ -191,8 +191,8 @@ def _of(file: TensorFile, numbers: list[float], metadata: dict[str, str]) -> Che
             parts[name.part][own] = _readable(file, key)
     if file.shapes and not any(parts.values()):
         raise OSEDiffError(
-            f"{file.path} has no name that begins with unet. or vae., but others such as {min(file.shapes)}: save "
-            "it with names that begin so"
+            f"{file.path} has no name that begins with unet. or vae., but others such as {min(file.shapes)}: "
+            "save it with names that begin so"
         )
     return Checkpoint(**parts, rank_unet=int(rank_unet), alpha_unet=alpha_unet, rank_vae=int(rank_vae),
                       alpha_vae=alpha_vae, metadata=metadata)  # fmt: skip
@@ -203,8 +203,8 @@ def _readable(file: TensorFile, key: str) -> Tensor:
     dtype = file.dtype(key)
     if not dtype.is_floating_point:
         raise OSEDiffError(
-            f"{file.path} has {key} in {str(dtype).removeprefix('torch.')}, expected floating point numbers: get "
-            "it as it was before it was quantized"
+            f"{file.path} has {key} in {str(dtype).removeprefix('torch.')}, expected floating point numbers: "
+            "get it as it was before it was quantized"
         )
     tensor = file.read(key)
     return tensor.float() if dtype.itemsize == 1 else tensor
@@ -216,8 +216,8 @@ def _number(file: TensorFile, name: str) -> float:
         number = float(file.metadata[name])
     except (KeyError, ValueError) as error:
         raise OSEDiffError(
-            f"{file.path} lacks a readable {name} in its metadata ({file.metadata.get(name, 'there is none')}): "
-            "get the file again"
+            f"{file.path} lacks a readable {name} in its metadata "
+            f"({file.metadata.get(name, 'there is none')}): get the file again"
         ) from error
     return _checked(number, name, file.path)
 

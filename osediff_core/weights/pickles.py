@@ -20,13 +20,13 @@ import torch
 
 from .. import limits
 from ..errors import OSEDiffError
-from ..plain_files import check_file
+from .files import check_file
 from .stored import DTYPES, Stored
 from .zips import find_members
 
 TORCH_THAT_MAY = (2, 6)
-"""Before it torch could be made to run a pickle's code (CVE-2025-32434). Its reader is not used here: this is a
-second wall, for whatever else of a session may come to hand the file on to it.
+"""Before it torch could be made to run a pickle's code (CVE-2025-32434). Torch's reader is not used
+here: this is a second wall, for whatever else may come to hand the file on to it.
 """
 MAGIC = 0x1950A86A20F9469CFC6C  # begins what torch before 1.6 wrote
 
@@ -43,7 +43,7 @@ UNWANTED = {
     # losses and learning rates, in the names of numpy 1 and 2
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "numpy.dtype", "numpy.ndarray", "_codecs.encode",
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "bytearray", "complex")),
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "complex")),
     "torch.device", "torch.serialization._get_layout", "torch._utils._rebuild_meta_tensor_no_storage",
 }  # fmt: skip
 """What training leaves in a checkpoint that is not wanted, but no reason to refuse the file."""
@@ -93,8 +93,8 @@ def load_pickle(path: str | Path) -> tuple[dict[str, Stored], dict[str, str]]:
     size = check_file(path)
     if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < TORCH_THAT_MAY:
         raise OSEDiffError(
-            f"{path} is a pickle, which this program does not read with PyTorch {torch.__version__}: update PyTorch "
-            f"to {'.'.join(map(str, TORCH_THAT_MAY))} or later, or get the file as .safetensors"
+            f"{path} is a pickle, which this program does not read with PyTorch {torch.__version__}: update "
+            f"PyTorch to {'.'.join(map(str, TORCH_THAT_MAY))} or later, or get the file as .safetensors"
         )
     try:
         with path.open("rb") as file:
@@ -106,8 +106,8 @@ def load_pickle(path: str | Path) -> tuple[dict[str, Stored], dict[str, str]]:
     except _CodeError as error:
         if str(error).startswith("torch."):
             raise OSEDiffError(
-                f"{path} has {error} in it, a kind of tensor or model that is not read here: get its weights as "
-                "plain tensors in float16 or float32"
+                f"{path} has {error} in it, a kind of tensor or model that is not read here: get its weights "
+                "as plain tensors in float16 or float32"
             ) from error
         raise OSEDiffError(
             f"{path} carries code besides tensors ({error}), which was not executed: get the file from a "
@@ -128,7 +128,10 @@ def _of_zip(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, Stored], 
         raise ValueError("no pickle in the zip")
     begin, length = members[f"{top}data.pkl"]
     if length > limits.PICKLE_BYTES:
-        raise OSEDiffError(_too_long(path))
+        raise OSEDiffError(
+            f"{path} has {length:,} bytes besides its tensors, and {limits.PICKLE_BYTES:,} are the most "
+            "that is read: get it as .safetensors"
+        )
     if f"{top}byteorder" in members:
         file.seek(members[f"{top}byteorder"][0])
         if file.read(6) == b"big":
@@ -148,7 +151,7 @@ def _of_zip(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, Stored], 
 
 
 def _of_old_file(file: IO[bytes], size: int) -> tuple[dict[str, Stored], dict[str, str]]:
-    """Read a number, a version, notes on the machine, the content and the order of the storages behind them."""
+    """Read a number, a version, notes on the machine, the content and the order of the storages."""
     machine = _Machine(file.read(limits.PICKLE_BYTES))
     first = machine.run()
     if first != MAGIC:
@@ -206,10 +209,6 @@ def _stored(cut: Cut, begin: int, length: int) -> Stored:
     if cut.begin * cut.dtype.itemsize + stored.span > length:
         raise ValueError("a tensor beyond its storage")
     return stored
-
-
-def _too_long(path: Path) -> str:
-    return f"{path} has more besides its tensors than is read ({limits.PICKLE_BYTES:,} bytes): get it as .safetensors"
 
 
 class _Machine:
@@ -313,7 +312,8 @@ class _Machine:
 
 
 _VALUES = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING",
+    "BINSTRING",
     "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE",
     "SHORT_BINUNICODE", "BINUNICODE8",
 }  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import limits
 
-# Names of the safetensors format. The types of eight bits, and the unsigned ones, came to torch at different times.
+# Names of the safetensors format; not every torch has all of them.
 _NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .. import limits
 from ..errors import OSEDiffError
-from ..plain_files import check_file, parse_json
+from ..text_files import parse_json
+from .files import check_file
 from .names import added_words, plain_names
 from .pickles import load_pickle
 from .stored import DTYPES, Stored
@@ -169,6 +170,6 @@ def _check_bounds(stored: Mapping[str, Stored], path: Path) -> None:
     total = sum(tensor.size for tensor in stored.values())
     if total > limits.SHARING * size:
         raise OSEDiffError(
-            f"{path} has {size:,} bytes, and its tensors would take {total:,}: it is damaged, or made to fill "
-            "memory; get it from its source again"
+            f"{path} has {size:,} bytes, and its tensors would take {total:,}: it is damaged, or made to "
+            "fill memory; get it from its source again"
         )

@@ -21,7 +21,7 @@ LOCAL_HEADER, LOCAL_MARK = struct.Struct("<4s22xHH"), b"PK\x03\x04"
 def find_members(path: Path, file: IO[bytes], size: int) -> dict[str, tuple[int, int]]:
     """Return where each member of a zip begins in the file and how many bytes it has.
 
-    Raises OSEDiffError for a zip that carries a program, is compressed or too long, ValueError for a damaged one.
+    Raises OSEDiffError for one with a program, a compressed or too long one, ValueError for a damaged one.
     """
     try:
         with zipfile.ZipFile(_Bounded(file)) as archive:
