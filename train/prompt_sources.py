@@ -15,9 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from osediff_core import limits
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
-from osediff_core.text_files import read_text
+from osediff_core.text_files import parse_json, read_text
 from osediff_core.whole_files import sweep, write_whole
 
 
@@ -116,7 +117,7 @@ def read_prompts(config: PromptConfig) -> dict[str, str]:
     """Read a file of prompts: picture name -> prompt. OSEDiffError where it is none, or made otherwise."""
     path = Path(config.file)
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path, limits.LIST_BYTES))
         made, prompts = content["made"], content["prompts"]
     except OSError as error:
         raise OSEDiffError(

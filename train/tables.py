@@ -85,7 +85,10 @@ def parse_toml(text: str) -> dict[str, Any]:
         import tomllib  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:  # below Python 3.11 its backport
         import tomli as tomllib  # pyright: ignore[reportMissingImports]
-    return tomllib.loads(text)
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:  # noqa: ANN401

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..text_files import read_text
 from ..whole_files import name_beside, write_whole, writing
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -66,10 +67,10 @@ def link(repo: Path, commit: str, path: str, content: Path, *, newest: bool) -> 
 def _main_snapshot(place: Path) -> Path | None:
     """Return the snapshot that "main" names, or else the newest of those there are."""
     try:
-        commit = (place / "refs" / "main").read_text(encoding="utf-8").strip()
-        named = place / "snapshots" / commit if Path(commit).name == commit else None
+        revision = read_text(place / "refs" / "main").strip()
     except (OSError, ValueError):
-        named = None
+        revision = ""
+    named = place / "snapshots" / revision if re.fullmatch(r"\w+", revision) else None
     if named is not None and named.is_dir():
         return named
     there = [folder for folder in place.glob("snapshots/*") if folder.is_dir()]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import OSEDiffError
-from ..text_files import read_text
+from ..text_files import parse_json, read_text
 from ..whole_files import write_whole
 
 MARKER, FORMAT, FORMAT_VERSION = "osediff.json", "osediff-merged", 1
@@ -28,7 +28,7 @@ def read_marker(folder: Path) -> dict[str, str] | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(read_text(file))
+        content = parse_json(read_text(file))
         kind, number = content["format"], content["format_version"]
         about = {str(label): str(text) for label, text in content["about"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from osediff_core import limits
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.files import PICTURES
 from osediff_core.pictures.find import HIDDEN, find_files, in_words, is_hidden
@@ -270,7 +271,7 @@ def _member(path: Path, member: tarfile.TarInfo) -> Item:
 
 def _lines(source: Path) -> list[str]:
     try:
-        lines = read_text(source).split("\n")
+        lines = read_text(source, limits.LIST_BYTES).split("\n")
     except (OSError, ValueError) as error:
         raise OSEDiffError(f"The list of training pictures {source} cannot be read: {error}.") from error
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
