@@ -145,6 +145,9 @@ def _text_settings(part: NetworkFiles) -> dict[str, Any]:
                 f"the config of {part.where} does not fit: the setting {name} = {value!r} cannot be; get the "
                 "base again"
             )
+    width, heads = settings.get("hidden_size", 512), settings.get("num_attention_heads", 8)
+    if width % heads:
+        raise OSEDiffError(f"the config of {part.where} does not fit: width {width} for {heads} heads")
     return settings
 
 
