@@ -34,14 +34,15 @@ def _inspect(paths: Sequence[str], base: str | None, config: bool) -> int:
     status = DONE
     for path in paths:
         try:
-            show(_text(path, describe(path, base), config))
+            show(told(path, describe(path, base), config))
         except OSEDiffError as error:
             say(f"error: {error}")
             status = FAILED
     return status
 
 
-def _text(path: str, found: Description, config: bool) -> str:
+def told(path: str, found: Description, config: bool) -> str:
+    """Return what was found as lines, harmless ones whatever the file says; config: with all settings."""
     facts = {"is": found.kind, **found.facts}
     if found.config and not config:
         facts["settings"] = f"{len(found.config.splitlines())} lines; --config shows them"
@@ -49,4 +50,5 @@ def _text(path: str, found: Description, config: bool) -> str:
     told = {label: printable(shortened(text, LONGEST_FACT)) for label, text in facts.items()}
     lines = [printable(path), *(f"  {label:<{width}}  {text}" for label, text in told.items())]
     settings = shortened(found.config.rstrip(), LONGEST_CONFIG)
+    settings = "\n".join(printable(line) for line in settings.split("\n"))
     return "\n".join([*lines, *([settings] if config and settings else [])])
