@@ -68,7 +68,7 @@ class TensorFile:
             with self.path.open("rb", buffering=0) as file:
                 same = _version_of(os.fstat(file.fileno())) == self._version
                 file.seek(stored.begin)
-                filled, view = 0, memoryview(content.numpy())
+                filled, view = 0, content.numpy().data
                 while same and filled < len(content):
                     count = file.readinto(view[filled:])
                     same, filled = bool(count), filled + (count or 0)

@@ -8,8 +8,8 @@ with watched():
     from osediff_core.pictures.images import read_image
 
 
-KINDS = ("RGB PNG", "RGBA PNG", "P PNG", "I;16 PNG", "RGB JPEG", "CMYK JPEG", "RGB WEBP", "RGB TIFF", "I;16 TIFF",
-         "RGB BMP", "P GIF")  # fmt: skip
+KINDS = ("RGB PNG", "RGBA PNG", "P PNG", "I;16 PNG", "RGB JPEG", "CMYK JPEG", "RGB WEBP", "RGB TIFF",
+         "I;16 TIFF", "RGB BMP", "P GIF")  # fmt: skip
 
 
 def seeds() -> list[bytes]:

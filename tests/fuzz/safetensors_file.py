@@ -4,7 +4,7 @@ import json
 import struct
 from pathlib import Path
 
-from target import run, watched
+from target import refusable, run, watched
 
 with watched():
     from osediff_core.weights.checkpoint import layout_of, read_checkpoint
@@ -13,6 +13,16 @@ with watched():
 
 
 def read(path: Path) -> None:
+    """Read a file as it is, and with the length that its header has."""
+    content = path.read_bytes()
+    refusable(lambda: read_whole(path))
+    header = content[8 : content.rfind(b"}") + 1]
+    mended = path.with_name("mended.safetensors")
+    mended.write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
+    read_whole(mended)
+
+
+def read_whole(path: Path) -> None:
     """Read all of a file, and what is made of it."""
     file = TensorFile(path)
     name_of(file.shapes)
@@ -37,10 +47,6 @@ SAID = {"format": "osediff", "format_version": "1"} | {
 PAIRS = [f"{part}.a.lora_{side}.weight" for part in ("unet", "vae") for side in "AB"]
 ENDS = ("lora_down.weight", "lora_up.weight", "alpha")
 KOHYA = [f"lora_{part}_a.{end}" for part in ("unet", "vae") for end in ENDS]
-    f"lora_{part}_a.{what}"
-    for part in ("unet", "vae")
-    for what in ("lora_down.weight", "lora_up.weight", "alpha")
-]
 SEEDS = [
     seed(SAID, *PAIRS),
     seed({}, *PAIRS),
