@@ -12,6 +12,7 @@ PICKLE_STEPS = 1_000_000  # operations in it; 60,000 there
 DIRECTORY_BYTES = 8 << 20  # the list of the members of a zip, about 100 bytes each
 TENSORS = 50_000  # in a file; 1,300 in Stable Diffusion 2.1-base
 NESTING = 8  # tables called "state_dict" in each other; 1 in what lightning writes
+NAME = 1000  # letters of the name of a tensor; about 100 there
 SIDES = 8  # dimensions of a tensor
 SHARING = 4  # how many times the bytes of a file its tensors may have together, because tensors share them
 

@@ -166,6 +166,8 @@ def _check_bounds(stored: Mapping[str, Stored], path: Path) -> None:
     """Raise OSEDiffError where reading all tensors would take more than the file's size explains."""
     size = path.stat().st_size
     for key, tensor in stored.items():
+        if len(key) > limits.NAME:
+            raise OSEDiffError(f"{path} has a name of {len(key):,} letters for a tensor: get the file again")
         if not tensor.is_possible():
             raise OSEDiffError(f"{path} is damaged: {key} has the shape {tensor.shape}; get the file again")
     total = sum(tensor.size for tensor in stored.values())

@@ -165,6 +165,18 @@ def tensor(size, stride, begin=0, count=1, key=b"0"):
     return b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
 
 
+def tensor_row(sides):
+    """A tensor of as many sides as there are numbers, all of the numbers the same."""
+    storage = row(text(b"storage"), b"ctorch\nFloatStorage\n", text(b"0"), text(b"cpu"), number(4)) + b"Q"
+    return (
+        b"}"
+        + text(b"a")
+        + b"ctorch._utils\n_rebuild_tensor_v2\n"
+        + row(storage, number(0), row(sides), row(sides), b"\x89}")
+        + b"Rs"
+    )
+
+
 def table(**items):
     return b"}(" + b"".join(text(key.encode()) + value for key, value in items.items()) + b"u"
 
@@ -239,6 +251,19 @@ CONTENTS = {
     ),
     "a name as text": (b"\x8c\x02os]\x93", "damaged"),
     "attributes of a builder": (b"ctorch._utils\n_rebuild_tensor_v2\n}" + text(b"x") + b"K\x01sb", None),
+    "a million sides": (tensor_row(b"K\x02" * 100_000), "damaged"),
+    "a long list said often": (
+        b"](" + b"N" * 100_000 + b"eq\x01ccollections\nOrderedDict\nq\x02" + b"h\x02h\x01\x85R" * 50_000,
+        "damaged",
+    ),
+    "a count of many said often": (
+        b"}(" + b"".join(number(i) + b"N" for i in range(30_000)) + b"uq\x01ccollections\nCounter\nq\x02"
+        + b"h\x02h\x01\x85R0" * 50_000, None,
+    ),
+    "a long name for many": (
+        b"}" + text(b"n" * 10**6) + b"}(" + text(b"t") + tensor([1], [1]) + b"q\x02"
+        + b"".join(text(b"k%d" % i) + b"h\x02" for i in range(2000)) + b"us", "damaged",
+    ),
     "nothing to pop": (b"0" * 5, "damaged"),
     "an end without a mark": (b"]e", "damaged"),
 }  # fmt: skip
