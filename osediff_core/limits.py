@@ -4,14 +4,15 @@ Each is several times what the largest file known here has. With them a refusal 
 1 GiB, whatever a file says.
 """
 
-TEXT_BYTES = 16 << 20  # a config, vocabulary or list; the longest is CLIP's tokenizer.json with 3.6 MB
+TEXT_BYTES = 8 << 20  # a config, vocabulary or list; the longest is CLIP's tokenizer.json with 3.6 MB
 LIST_BYTES = 256 << 20  # a list of pictures or of their prompts; a million of them take about 100 MB
-HEADER_BYTES = 16 << 20  # the header of a .safetensors file; that of Stable Diffusion XL has 0.3 MB
+HEADER_BYTES = 8 << 20  # the header of a .safetensors file; that of Stable Diffusion XL has 0.3 MB
 PICKLE_BYTES = 16 << 20  # what a torch file has besides numbers; 0.3 MB in Stable Diffusion 2.1-base
 PICKLE_STEPS = 1_000_000  # operations in it; 60,000 there
-DIRECTORY_BYTES = 16 << 20  # the list of the members of a zip, about 100 bytes each
-TENSORS = 100_000  # in a file; 1,300 in Stable Diffusion 2.1-base
+DIRECTORY_BYTES = 8 << 20  # the list of the members of a zip, about 100 bytes each
+TENSORS = 50_000  # in a file; 1,300 in Stable Diffusion 2.1-base
 NESTING = 8  # tables called "state_dict" in each other; 1 in what lightning writes
+NAME = 1000  # letters of the name of a tensor; about 100 there
 SIDES = 8  # dimensions of a tensor
 SHARING = 4  # how many times the bytes of a file its tensors may have together, because tensors share them
 

@@ -132,10 +132,10 @@ def _build(part: NetworkFiles) -> nn.Module:
     if part.name == "vae":
         return VAE(_config(VAEConfig, part))
     library = import_transformers()
-    return library.CLIPTextModel(library.CLIPTextConfig(**_text_settings(part)))
+    return library.CLIPTextModel(library.CLIPTextConfig(**text_settings(part)))
 
 
-def _text_settings(part: NetworkFiles) -> dict[str, Any]:
+def text_settings(part: NetworkFiles) -> dict[str, Any]:
     """Return what a config says that makes a text encoder: others could name code, which is not run."""
     settings = {name: part.config[name] for name in (*TEXT_KINDS, *TEXT_SIZES) if name in part.config}
     for name, value in settings.items():
@@ -145,6 +145,9 @@ def _text_settings(part: NetworkFiles) -> dict[str, Any]:
                 f"the config of {part.where} does not fit: the setting {name} = {value!r} cannot be; get the "
                 "base again"
             )
+    width, heads = settings.get("hidden_size", 512), settings.get("num_attention_heads", 8)
+    if width % heads:
+        raise OSEDiffError(f"the config of {part.where} does not fit: width {width} for {heads} heads")
     return settings
 
 

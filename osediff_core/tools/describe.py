@@ -97,7 +97,7 @@ def _fitting_base(checkpoint: Checkpoint) -> str:
     keys = [key for key in checkpoint.unet if key.endswith(f"attn2.to_k{A}")]
     context = checkpoint.unet[keys[0]].shape[1] if keys else 0
     conv_in = checkpoint.unet.get("conv_in.weight")
-    width, channels = (len(conv_in), conv_in.shape[1]) if conv_in is not None else (0, 4)
+    width, channels = conv_in.shape[:2] if conv_in is not None and conv_in.ndim == 4 else (0, 4)
     config = {
         "attention_head_dim": 0,
         "cross_attention_dim": context,

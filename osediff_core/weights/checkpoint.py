@@ -209,7 +209,7 @@ def _readable(file: TensorFile, key: str) -> Tensor:
     if not dtype.is_floating_point:
         raise OSEDiffError(
             f"{file.path} has {key} in {str(dtype).removeprefix('torch.')}, expected floating point numbers: "
-            "get it as it was before it was quantized"
+            "get it in float16 or float32"
         )
     tensor = file.read(key)
     return tensor.float() if dtype.itemsize == 1 else tensor

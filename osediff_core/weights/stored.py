@@ -50,11 +50,11 @@ class Stored:
         sides = [max(side, 1) for side in self.shape]
         return len(sides) <= limits.SIDES and math.prod(sides) * self.dtype.itemsize < 1 << 60
 
-    def of(self, content: bytearray) -> Tensor:
-        """Return the tensor that `span` bytes of the file are, its numbers one after the other."""
+    def of(self, content: Tensor) -> Tensor:
+        """Return the tensor that `span` bytes of the file are, (span,) uint8."""
         if self.size == 0:
             return torch.empty(self.shape, dtype=self.dtype)
-        numbers = torch.frombuffer(content, dtype=self.dtype)
+        numbers = content.view(self.dtype)
         if self.stride is None:
             return numbers.reshape(self.shape)
         return numbers.as_strided(self.shape, self.stride).contiguous()

@@ -63,12 +63,12 @@ class TensorFile:
     def read(self, key: str) -> Tensor:
         """Return a tensor; OSEDiffError where the file is no longer what it was."""
         stored = self._stored[key]
-        content = bytearray(stored.span)
+        content = torch.empty(stored.span, dtype=torch.uint8)  # not filled with zeros first
         try:
             with self.path.open("rb", buffering=0) as file:
                 same = _version_of(os.fstat(file.fileno())) == self._version
                 file.seek(stored.begin)
-                filled, view = 0, memoryview(content)
+                filled, view = 0, content.numpy().data
                 while same and filled < len(content):
                     count = file.readinto(view[filled:])
                     same, filled = bool(count), filled + (count or 0)
@@ -128,6 +128,10 @@ def _read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         said = header.pop("__metadata__", None) or {}
         if not all(isinstance(word, str) for word in (*said.keys(), *said.values())):
             raise ValueError("metadata is text")
+        if len(header) > limits.TENSORS:
+            raise OSEDiffError(
+                f"{path} has {len(header):,} tensors, {limits.TENSORS:,} are the most that are read"
+            )
         tensors = {key: _entry(entry, 8 + length, path) for key, entry in header.items()}
     except OSEDiffError:
         raise
@@ -152,7 +156,8 @@ def _entry(entry: Mapping[str, Any], start: int, path: Path) -> Stored:
             "know: get the file in float16 or float32"
         )
     stored = Stored(dtype, tuple(map(operator.index, entry["shape"])), start + begin)
-    if begin < 0 or min(stored.shape, default=0) < 0 or end - begin != stored.size:
+    whole = all(0 <= number < 1 << 60 for number in (begin, end, *stored.shape))
+    if not whole or len(stored.shape) > limits.SIDES or end - begin != stored.size:
         raise ValueError("offsets and shape do not agree")
     return stored
 
@@ -160,11 +165,9 @@ def _entry(entry: Mapping[str, Any], start: int, path: Path) -> Stored:
 def _check_bounds(stored: Mapping[str, Stored], path: Path) -> None:
     """Raise OSEDiffError where reading all tensors would take more than the file's size explains."""
     size = path.stat().st_size
-    if len(stored) > limits.TENSORS:
-        raise OSEDiffError(
-            f"{path} has {len(stored):,} tensors, {limits.TENSORS:,} are the most that are read"
-        )
     for key, tensor in stored.items():
+        if len(key) > limits.NAME:
+            raise OSEDiffError(f"{path} has a name of {len(key):,} letters for a tensor: get the file again")
         if not tensor.is_possible():
             raise OSEDiffError(f"{path} is damaged: {key} has the shape {tensor.shape}; get the file again")
     total = sum(tensor.size for tensor in stored.values())
