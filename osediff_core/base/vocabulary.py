@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .. import limits
 from ..errors import OSEDiffError, first_line
 from ..text_files import parse_json, read_text
+from ..whole_files import writing
 from .network import import_transformers
 
 if TYPE_CHECKING:
@@ -138,8 +139,9 @@ def tokenizer_of(texts: Mapping[str, str], place: Path, settings: Mapping[str, A
     """Return the tokenizer that these files, name to text, make; OSEDiffError with `place` for none."""
     library = import_transformers()
     with tempfile.TemporaryDirectory(prefix="osediff-") as folder:
-        for name, text in texts.items():
-            Path(folder, name).write_text(text, encoding="utf-8")
+        with writing(Path(folder)):
+            for name, text in texts.items():
+                Path(folder, name).write_text(text, encoding="utf-8")
         try:
             return library.CLIPTokenizer.from_pretrained(folder, local_files_only=True, **settings)
         except Exception as error:  # a damaged vocabulary is a bare Exception of the tokenizers library

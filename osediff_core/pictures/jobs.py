@@ -116,12 +116,13 @@ def _folder(source: Path, target: Path, suffix: str, *, recursive: bool) -> tupl
 
 def _left(jobs: list[Job], left_out: str, scale: float, *, overwrite: bool, look_only: bool) -> Jobs:
     """What is to be done of these, with the folders that it needs."""
-    left = [job for job in jobs if overwrite or not _is_there(job.target)]
+    there = [] if overwrite else [job for job in jobs if _is_there(job.target)]
+    done = set(there)
+    left = [job for job in jobs if job not in done]
     for folder in sorted({job.target.parent for job in left if not look_only}):
         _prepare(folder)
     if left and not look_only:
         check_target(left[0].target)
-    there = [] if overwrite else [job for job in jobs if job not in set(left)]
     other = sum(_differs(job.source, job.target, scale) for job in there)
     return Jobs(left, len(there), other, left_out)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+JPEG_END = 1 << 16  # bytes, among which a JPEG that is whole ends
 
 
 def is_cut(path: Path) -> bool:
@@ -26,7 +27,8 @@ def is_cut(path: Path) -> bool:
         if head.startswith(b"\x89PNG"):
             return not _png_ends(file)
         if head.startswith(b"\xff\xd8"):
-            content = head + file.read()
+            file.seek(max(0, file.seek(0, 2) - JPEG_END))
+            content = file.read()
             return content.rfind(b"\xff\xd9") <= content.rfind(b"\xff\xda")  # no end after the last scan
         if head.startswith((b"II", b"MM")):
             return not _tiff_ends(path)
