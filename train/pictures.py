@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from osediff_core.color import to_levels
 from osediff_core.errors import OSEDiffError
 
 from .dead_leaves import dead_leaves
@@ -104,7 +105,7 @@ def write_leaves(folder: Path, count: int, seed: int, size: int = 512) -> list[P
     for index in range(count):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         target = folder / f"leaves_{seed}_{index:04d}.png"
-        _to_pil(dead_leaves(size, generator).mul(255).round().byte()).save(target)
+        _to_pil(to_levels(dead_leaves(size, generator))).save(target)
         written.append(target)
     return written
 
