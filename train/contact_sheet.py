@@ -21,17 +21,15 @@ from osediff_core.pictures.images import write_image
 from .config import TrainConfig, read_config
 from .console import refuse, start_console
 from .data import REMARKS, Sample, build_dataset
+from .report import contact_sheet
 
 PAIRS_ACROSS = 4
 
 
 def sheet(samples: list[Sample]) -> Tensor:
-    """Lay pairs LQ | HQ out, four across: (1, 3, H, W) in [0, 1]; the last row is filled up with grey."""
-    pairs = [torch.cat([sample["lq"], sample["hq"]], dim=2) for sample in samples]  # (3, crop, 2 crop)
-    across = min(PAIRS_ACROSS, len(pairs))
-    pairs += [torch.full_like(pairs[0], 0.5)] * (-len(pairs) % across)
-    rows = [torch.cat(pairs[i : i + across], dim=2) for i in range(0, len(pairs), across)]
-    return torch.cat(rows, dim=1)[None]
+    """Lay pairs LQ | HQ out, four across: (1, 3, H, W) in [0, 1]."""
+    lq, hq = (torch.stack([sample[half] for sample in samples]) for half in ("lq", "hq"))  # (N, 3, H, W)
+    return contact_sheet(lq, hq, across=min(PAIRS_ACROSS, len(samples)))[None]
 
 
 def remarks(samples: Iterable[Sample]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS
 from osediff_core.choices import COLORS
+from osediff_core.color import to_levels
 from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
@@ -66,7 +67,7 @@ def degraded_pairs(pictures: list[tuple[str, Tensor]], seed: int) -> list[Pair]:
         generator = torch.Generator().manual_seed(seed + i)
         hq = as_batch(picture)  # (1, 3, H, W)
         lq = degrade_to_lq_size(hq[0], DegradationConfig(), generator)[None]  # (1, 3, H/4, W/4)
-        pairs.append(Pair(name, hq, (lq * 255).round().to(torch.uint8)))
+        pairs.append(Pair(name, hq, to_levels(lq)))
     return pairs
 
 
@@ -93,7 +94,7 @@ def bicubic(lq: Tensor) -> Tensor:
 
 def quantise(image: Tensor) -> Tensor:
     """What an 8-bit file keeps of (B, 3, H, W) in [0, 1]."""
-    return (image * 255).round() / 255
+    return to_levels(image).float() / 255
 
 
 def measure(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from osediff_core.color import to_levels
 from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError, printable
 from osediff_core.pictures.images import read_image, write_image
@@ -103,7 +104,7 @@ def write_leaves(folder: Path, count: int, seed: int, size: int = 512) -> list[P
     for index in range(count):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         target = folder / f"leaves_{seed}_{index:04d}.png"
-        write_image(target, dead_leaves(size, generator).mul(255).round().byte()[None])
+        write_image(target, to_levels(dead_leaves(size, generator))[None])
         written.append(target)
     return written
 

@@ -6,7 +6,6 @@ The published training tags HQ with RAM; the paper, and all restoring, tags LQ w
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from osediff_core import limits
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
+from osediff_core.recent import Recent
 from osediff_core.text_files import parse_json, read_text
 from osediff_core.whole_files import sweep, write_whole
 
@@ -85,7 +85,7 @@ class Prompter:
         self.describe = build_describe(config, device) if looks else None
         if config.source != "fixed":
             nn.Module.to(model.text_encoder, device)
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._kept: Recent[str, Tensor] = Recent(config.keep)
 
     def words(self, lq: Tensor, hq: Tensor, names: Sequence[str]) -> list[str] | None:
         """Give a prompt for each picture, lq and hq (B, 3, H, W) in [0, 1]; None: all have the fixed one."""
@@ -105,12 +105,8 @@ class Prompter:
 
     @torch.no_grad()
     def _embed(self, prompt: str) -> Tensor:
-        if prompt not in self._kept:
-            self._kept[prompt] = self.model.encode_prompt([prompt]).cpu()  # (1, L, D)
-            if len(self._kept) > self.config.keep:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(prompt)
-        return self._kept[prompt].to(self.device)
+        embedding = self._kept.get(prompt, lambda: self.model.encode_prompt([prompt]).cpu())  # (1, L, D)
+        return embedding.to(self.device)
 
 
 def read_prompts(config: PromptConfig) -> dict[str, str]:

@@ -79,7 +79,12 @@ def gathered(since: Mapping[str, list[Tensor]]) -> dict[str, float]:
     return numbers
 
 
-def contact_sheet(*columns: Tensor) -> Tensor:
-    """Put batches (N, 3, H, W) side by side, one row per sample: (3, N H, columns W), float32 on the CPU."""
-    rows = torch.cat([c.detach().float().cpu() for c in columns], dim=3)  # (N, 3, H, columns W)
-    return torch.cat(list(rows), dim=1)
+def contact_sheet(*columns: Tensor, across: int = 1) -> Tensor:
+    """Put batches (N, 3, H, W) side by side, `across` in a row: float32 (3, rows H, across columns W).
+
+    What is left of the last row is grey. The sheet lies on the CPU.
+    """
+    samples = list(torch.cat([c.detach().float().cpu() for c in columns], dim=3))  # (3, H, columns W) each
+    samples += [torch.full_like(samples[0], 0.5)] * (-len(samples) % across)
+    rows = [torch.cat(samples[i : i + across], dim=2) for i in range(0, len(samples), across)]
+    return torch.cat(rows, dim=1)

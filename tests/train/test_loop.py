@@ -281,3 +281,9 @@ def test_contact_sheet_has_a_row_per_sample():
     sheet = contact_sheet(*columns)
     assert sheet.shape == (3, 8, 15)
     assert sheet[0, 7, ::5].tolist() == [0.0, 0.5, 1.0]
+
+
+def test_contact_sheet_fills_its_last_row_with_grey():
+    sheet = contact_sheet(*(torch.full((3, 3, 4, 5), value) for value in (0.0, 1.0)), across=2)
+    assert sheet.shape == (3, 8, 20)
+    assert sheet[0, ::7, ::5].tolist() == [[0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.5, 0.5]]

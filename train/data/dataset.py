@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.pictures.images import Picture
+from osediff_core.recent import Recent
 
 from ..degradation import DegradationConfig, degrade, sharpen
 from ..dice import chance
@@ -123,7 +125,7 @@ def degrade_batch(
 
 def build_sources(data: DataConfig, seed: int) -> tuple[list[Source], list[float]]:
     """Open the sources: each with its weight, or all pooled into one where there are no weights."""
-    cache = Cache(data.cache_mb << 20)
+    cache: Cache = Recent(data.cache_mb << 20, _bytes_of)
     if not data.sources:
         find_pictures(())  # says what to do
     if not data.weights:
@@ -133,6 +135,10 @@ def build_sources(data: DataConfig, seed: int) -> tuple[list[Source], list[float
             "several data.sources with a stream or real pairs among them need data.weights: give each a share"
         )
     return [_open(data, (n,), n, seed, cache) for n in range(len(data.sources))], list(data.weights)
+
+
+def _bytes_of(picture: Picture) -> int:
+    return picture.rgb.nbytes
 
 
 def _open(data: DataConfig, which: range | tuple[int, ...], number: int, seed: int, cache: Cache) -> Source:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import Picture
+from osediff_core.recent import Recent
 
 from ..draws import stream
 from .crops import pair_ratio
@@ -22,6 +23,9 @@ from .pictures import Item, load
 from .streams import Reader, Row, bytes_here, placeless
 
 log = logging.getLogger(__name__)
+
+Cache = Recent[str, Picture]
+"""Decoded pictures by name, within a number of bytes."""
 
 BLOCK = 1000
 """Samples over which the shares of the sources are kept."""
@@ -53,34 +57,16 @@ class Source(Protocol):
         ...
 
 
-class Cache:
-    """Decoded pictures, the least recently used forgotten first, within a number of bytes."""
-
-    def __init__(self, budget: int) -> None:
-        """Keep at most `budget` bytes; 0 keeps nothing."""
-        self.budget, self.used = budget, 0
-        self.pictures: OrderedDict[str, Picture] = OrderedDict()
-
-    def get(self, item: Item) -> Picture:
-        """Give the picture, read now or before. Raises OSEDiffError when it cannot be read."""
-        if item.name in self.pictures:
-            self.pictures.move_to_end(item.name)
-            return self.pictures[item.name]
-        picture = load(item)
-        self.pictures[item.name] = picture
-        self.used += picture.rgb.nbytes
-        while self.used > self.budget:
-            self.used -= self.pictures.popitem(last=False)[1].rgb.nbytes
-        return picture
-
-
 class Shelf:
     """Pictures that can be had in any order: every epoch sees each once, in an order of its own."""
 
     def __init__(
         self, items: list[Item], lq_items: list[Item] | None, seed: int, number: int, cache: Cache
     ) -> None:
-        """Keep the lists; pictures are read when a sample needs them. `number` is the source's among all."""
+        """Keep the lists; pictures are read when a sample needs them. `number` is the source's among all.
+
+        cache: decoded pictures, shared with other sources.
+        """
         self.items, self.lq_items, self.seed, self.number = items, lq_items, seed, number
         self.unreadable: set[str] = set()
         self._cache = cache
@@ -120,16 +106,19 @@ class Shelf:
         if item.name in self.unreadable:
             return None
         try:
-            hq = self._cache.get(item)
+            hq = self._read(item)
             if self.lq_items is None:
                 return Found(hq, None, item.name, before)
-            lq = self._cache.get(self.lq_items[number])
+            lq = self._read(self.lq_items[number])
             pair_ratio(hq.rgb[0], lq.rgb[0])
             return Found(hq, lq, item.name, before)
         except OSEDiffError as error:
             self.unreadable.add(item.name)
             log.warning("Skipping a training picture (%d so far): %s", len(self.unreadable), error)
             return None
+
+    def _read(self, item: Item) -> Picture:
+        return self._cache.get(item.name, partial(load, item))
 
 
 class Stream:
