@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-
-from .recent import Recent
 
 State = list[tuple[nn.Parameter, torch.dtype, int]]
 MOST = 64  # texts: 20 MB of Stable Diffusion 2.1's embeddings in float32
@@ -23,13 +22,14 @@ class PromptCache:
 
     def __init__(self, most: int = MOST) -> None:
         """Keep at most so many texts; the one that was asked for longest ago goes first."""
+        self._most = most
         self._encoder: nn.Module | None = None
         self._state: State = []
-        self._kept: Recent[str, Tensor] = Recent(most)  # each (1, L, D)
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()  # each (1, L, D)
 
     def __deepcopy__(self, memo: dict[int, object]) -> PromptCache:
         """Return one that has seen nothing: a copy's weights may go their own way."""
-        return PromptCache(self._kept.budget)
+        return PromptCache(self._most)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -54,7 +54,10 @@ class PromptCache:
         self._encoder, self._state = encoder, _state(encoder)
         known = {text: fresh[text] if text in fresh else self._kept[text] for text in texts}
         for text, embedding in known.items():
-            self._kept.keep(text, embedding)
+            self._kept[text] = embedding
+            self._kept.move_to_end(text)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
         return torch.cat([known[text] for text in texts])  # (B, L, D)
 
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from osediff_core import limits
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
-from osediff_core.recent import Recent
 from osediff_core.text_files import parse_json, read_text
 from osediff_core.whole_files import sweep, write_whole
+
+from .recent import Recent
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from torch.utils.data import Dataset
 
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import Picture
-from osediff_core.recent import Recent
 
 from ..degradation import DegradationConfig, degrade, sharpen
 from ..dice import chance
 from ..draws import stream
+from ..recent import Recent
 from .config import DataConfig
 from .crops import draw_crop, draw_pair, vary_colour
 from .listing import Entry

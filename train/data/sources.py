@@ -14,9 +14,9 @@ from torch import Tensor
 
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import Picture
-from osediff_core.recent import Recent
 
 from ..draws import stream
+from ..recent import Recent
 from .crops import pair_ratio
 from .listing import Entry
 from .pictures import Item, load

@@ -1,6 +1,6 @@
 """What was used last stays, within the budget."""
 
-from osediff_core.recent import Recent
+from train.recent import Recent
 
 
 def test_what_was_used_longest_ago_is_forgotten():
