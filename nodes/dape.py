@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..osediff_core import Tagger
 from ..osediff_core.base.vocabulary import sd2_tokenizer
+from ..osediff_core.device.memory import memory_in_words
 from ..osediff_core.errors import OSEDiffError
 from ..osediff_core.prompts.text import (
     cut_prompt,
@@ -106,6 +107,7 @@ class OSEDiffDAPELoader(io.ComfyNode):
         return tuple(fingerprint(resolve(name, tagger_paths(), "tagger")) for name in names)
 
     @classmethod
+    @memory_in_words()
     def execute(cls, tagger: str, dape: str, antialias: bool) -> io.NodeOutput:
         """Raises OSEDiffError where a file is broken, or the files do not belong together."""
         files = tagger_paths()
@@ -177,6 +179,7 @@ class OSEDiffDAPEPrompt(io.ComfyNode):
         )
 
     @classmethod
+    @memory_in_words()
     def execute(
         cls, dape: ManagedTagger, image: Tensor, threshold_offset: float, leave_out: str, extra_text: str
     ) -> io.NodeOutput:

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..osediff_core.choices import COLORS
+from ..osediff_core.device.memory import memory_in_words
 from ..osediff_core.errors import OSEDiffError
 from ..osediff_core.pipeline.plan import make_plan
 from ..osediff_core.pipeline.run import decode, finish
@@ -66,6 +67,7 @@ class OSEDiffDecode(io.ComfyNode):
         return one_of("colour method", color, COLORS) or True
 
     @classmethod
+    @memory_in_words()
     def execute(
         cls, model: ManagedModel, latent: dict[str, Any], color: str, reference: Tensor | None = None
     ) -> io.NodeOutput:

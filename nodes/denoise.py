@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..osediff_core.choices import MOST_DETAIL
+from ..osediff_core.device.memory import memory_in_words
 from ..osediff_core.pipeline.plan import make_plan, tile_and_overlap
 from ..osediff_core.pipeline.run import denoise
 from .checks import one_of
@@ -94,6 +95,7 @@ class OSEDiffDenoise(io.ComfyNode):
         return True
 
     @classmethod
+    @memory_in_words()
     def execute(
         cls,
         model: ManagedModel,

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..osediff_core import OSEDiff
 from ..osediff_core.base.marker import read_marker
 from ..osediff_core.choices import DTYPES
+from ..osediff_core.device.memory import memory_in_words
 from ..osediff_core.errors import OSEDiffError
 from .checks import one_of
 from .managed import ManagedModel, ModelType, choose_dtype
@@ -83,6 +84,7 @@ class OSEDiffLoader(io.ComfyNode):
         return tuple(fingerprint(path) for path in chosen(base, weights) if path is not None)
 
     @classmethod
+    @memory_in_words()
     def execute(cls, base: str, weights: str, dtype: str, strength: float) -> io.NodeOutput:
         """Raises OSEDiffError where a file is broken or the checkpoint belongs to another base."""
         model = OSEDiff.from_pretrained(

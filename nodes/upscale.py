@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..osediff_core.choices import COLORS
+from ..osediff_core.device.memory import memory_in_words
 from ..osediff_core.pipeline.run import restore
 from ..osediff_core.prompts.text import join_prompts, split_prompts
 from ..osediff_core.resize import resize_alpha, target_size
@@ -59,6 +60,7 @@ class OSEDiffUpscale(io.ComfyNode):
         return one_of("colour method", color, COLORS) or one_of("tile", tile, TILES) or True
 
     @classmethod
+    @memory_in_words()
     def execute(
         cls,
         model: ManagedModel,

@@ -11,23 +11,15 @@ from .choices import MOST_DETAIL
 from .errors import OSEDiffError
 
 
-def check_prompts(prompt: str | Sequence[str], count: int) -> list[str]:
-    """Return the prompt for all images, or one for each."""
-    if isinstance(prompt, str):
-        return [prompt]
-    prompts = list(prompt)
-    if len(prompts) != count:
-        raise OSEDiffError(
-            f"got {len(prompts)} prompts for {count} images: give one text, or one for each image"
-        )
-    return prompts
-
-
-def check_texts(prompts: str | Sequence[str]) -> list[str]:
-    """Return prompts as a list; OSEDiffError unless they are one or more strings."""
+def check_prompts(prompts: str | Sequence[str], count: int | None = None) -> list[str]:
+    """Return one or more prompts as a list; for `count` images there is one for all, or one for each."""
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise OSEDiffError(f"prompts are one or more strings, got {prompts!r}")
+    if not isinstance(prompts, str) and count not in (None, len(texts)):
+        raise OSEDiffError(
+            f"got {len(texts)} prompts for {count} images: give one text, or one for each image"
+        )
     return texts
 
 

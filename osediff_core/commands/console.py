@@ -66,8 +66,12 @@ def answer(work: Callable[[], int], quiet: bool = False) -> int:
         except OSEDiffError as error:
             say(f"error: {error}")
             return USAGE if isinstance(error, CommandError) else FAILED
-        except MemoryError as error:
-            say(f"error: {str(error) or 'there is not enough memory for this'}")
+        except (MemoryError, RuntimeError) as error:
+            from ..device.memory import is_out_of_memory  # with torch, which --help does without
+
+            if not is_out_of_memory(error):
+                raise
+            say("error: there is not enough memory for this")
         except KeyboardInterrupt:
             say("interrupted")
             return INTERRUPTED

@@ -64,8 +64,8 @@ def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
         if args.plan:
             return _show_plans(model, jobs, args)
         source = _prompt_source(args)
-    except (OSEDiffError, MemoryError) as error:
-        say(f"error: {str(error) or 'there is not enough memory for this model'}")
+    except OSEDiffError as error:
+        say(f"error: {error}")
         return FAILED
     return _go_through(model, source, jobs, process, args)
 

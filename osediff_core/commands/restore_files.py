@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..device.memory import is_out_of_memory
+from ..device.memory import in_words
 from ..errors import OSEDiffError
 from ..model import OSEDiff
 from ..pictures.files import check_target
@@ -136,16 +136,9 @@ def _attempt(work: Callable[[], Result], alone: bool) -> Result | str:
     except OSEDiffError as error:
         return str(error)
     except Exception as error:
-        reason = _memory(error)
-        if reason is None and alone:
+        said = in_words(error)
+        if said is not error:
+            return str(said)
+        if alone:
             raise
-        return reason or f"{type(error).__name__}: {error} (unforeseen; alone, it is shown in full)"
-
-
-def _memory(error: Exception) -> str | None:
-    """What to say where memory ran out, and None for other errors."""
-    if is_out_of_memory(error):
-        return (
-            "there is not enough memory for this picture; take a smaller scale, or cut the picture into parts"
-        )
-    return None
+        return f"{type(error).__name__}: {error} (unforeseen; alone, it is shown in full)"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from ..errors import OSEDiffError
 
 Attempt = TypeVar("Attempt")
 Result = TypeVar("Result")
@@ -17,7 +20,13 @@ Result = TypeVar("Result")
 # What allocators say that raise a plain RuntimeError: MPS, the CPU's, cuBLAS, and older PyTorch.
 WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "failed to allocate")
 
+REMEDY = "take a smaller scale, cut the picture into parts, or close other programs"
+
 logger = logging.getLogger(__name__)
+
+
+class NotEnoughMemoryError(OSEDiffError, torch.cuda.OutOfMemoryError):
+    """Memory ran out with nothing smaller to go on with; torch's error too, after which others make room."""
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -57,12 +66,33 @@ def _number(file: Path, name: str | None = None) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whatever device."""
+    """Whether an error, or what a library says was its cause, is that memory ran out, on whatever device."""
     # torch has an exception of its own for accelerators, and none for the processor's memory.
     words = str(error).lower()
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(known in words for known in WORDS)
-    )
+    ):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+def in_words(error: Exception) -> Exception:
+    """Return a sentence in place of an allocator's words; any other error is returned as it is."""
+    if isinstance(error, OSEDiffError) or not is_out_of_memory(error):
+        return error
+    return NotEnoughMemoryError(f"there is not enough memory: {REMEDY}")
+
+
+@contextmanager
+def memory_in_words() -> Iterator[None]:
+    """Raise NotEnoughMemoryError in place of an allocator's error; also a decorator."""
+    try:
+        yield
+    except Exception as error:
+        said = in_words(error)
+        if said is error:
+            raise
+        raise said from error
 
 
 def release() -> None:
@@ -77,18 +107,20 @@ def first_that_fits(attempts: Sequence[Attempt], run: Callable[[Attempt], Result
     """Return what `run` makes of the first attempt for which memory suffices.
 
     After an out-of-memory error, and after no other, the next attempt is made, with one line in the log that
-    names both. The last attempt's error is raised.
+    names both. Raises NotEnoughMemoryError after the last.
     """
     for i, attempt in enumerate(attempts):
         try:
             return run(attempt)
         except Exception as error:
-            if i + 1 == len(attempts) or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         # Out of the handler, for the error holds the frames, and with them the memory, of what failed.
-        logger.warning("memory ran out with %s; going on with %s", attempt, attempts[i + 1])
+        if i + 1 < len(attempts):
+            logger.warning("memory ran out with %s; going on with %s", attempt, attempts[i + 1])
         release()
-    raise ValueError("expected at least one attempt, got none")
+    tried = ", then ".join(str(attempt) for attempt in attempts)
+    raise NotEnoughMemoryError(f"there is not enough memory; tried: {tried}. Remedy: {REMEDY}")
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:

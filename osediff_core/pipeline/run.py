@@ -1,7 +1,7 @@
 """Restore images: plan once, then prepare, encode, denoise, decode, finish.
 
 Each step computes on the model's device, image by image, and answers on the device of what it was given. None
-records gradients.
+records gradients; where memory runs out and nothing smaller is left, each raises NotEnoughMemoryError.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..color import check_method, match_color, to_levels
-from ..device.memory import first_that_fits, upload
+from ..device.memory import first_that_fits, memory_in_words, upload
 from ..errors import OSEDiffError
-from ..inputs import check_detail, check_embeds, check_image, check_prompts, check_texts
+from ..inputs import check_detail, check_embeds, check_image, check_prompts
 from ..model import OSEDiff
 from ..network.vae import run_whole
 from ..resize import crop, pad_to_multiple, resize_bicubic
@@ -29,6 +29,7 @@ DTYPES_OUT = (torch.float32, torch.uint8)
 
 
 @torch.no_grad()
+@memory_in_words()
 def restore(
     model: OSEDiff,
     lq: Tensor,
@@ -72,8 +73,8 @@ def restore(
     plan.check()
     runtime.show_plan(plan)
     embeds = encode_prompt(model, prompts, runtime).expand(len(lq), -1, -1)  # (B, L, D)
-    out = torch.empty((len(lq), 3, *plan.size), device=lq.device, dtype=dtype)
     runtime.done, runtime.total = 0, plan.steps
+    out = torch.empty((len(lq), 3, *plan.size), device=lq.device, dtype=dtype)
     for i, image in enumerate(lq.split(1)):
         out[i] = _restore_one(model, image, embeds[i : i + 1], plan, color, detail, dtype, runtime)[0]
     return out
@@ -116,6 +117,7 @@ def _fetched(sr: Tensor, good: Tensor, device: torch.device) -> Tensor | None:
     return packed[:-1].view(sr.shape) if bool(packed[-1]) else None
 
 
+@memory_in_words()
 def prepare(lq: Tensor, plan: Plan, device: torch.device | None = None) -> Tensor:
     """Resize and pad: return float images in [0, 1] of the planned size, (B, 3, h, w).
 
@@ -127,9 +129,10 @@ def prepare(lq: Tensor, plan: Plan, device: torch.device | None = None) -> Tenso
 
 
 @torch.no_grad()
+@memory_in_words()
 def encode_prompt(model: OSEDiff, prompts: Sequence[str], runtime: Runtime) -> Tensor:
     """Return the embeddings of the prompts, (B, L, D); the model keeps those of the texts that came last."""
-    texts = check_texts(prompts)
+    texts = check_prompts(prompts)
 
     def compute(missing: Sequence[str]) -> Iterator[Tensor]:
         with runtime.load(model, (model.text_encoder,), 0), torch.inference_mode(False), torch.no_grad():
@@ -141,6 +144,7 @@ def encode_prompt(model: OSEDiff, prompts: Sequence[str], runtime: Runtime) -> T
 
 
 @torch.no_grad()
+@memory_in_words()
 def encode(model: OSEDiff, x: Tensor, plan: Plan, runtime: Runtime) -> Tensor:
     """Return the latents z_lq, (B, C, h, w), of images x (B, 3, H, W) in [0, 1]."""
 
@@ -163,6 +167,7 @@ def encode(model: OSEDiff, x: Tensor, plan: Plan, runtime: Runtime) -> Tensor:
 
 
 @torch.no_grad()
+@memory_in_words()
 def denoise(
     model: OSEDiff, z: Tensor, prompt_embeds: Tensor, plan: Plan, runtime: Runtime, detail: float = 1.0
 ) -> Tensor:
@@ -192,6 +197,7 @@ def denoise(
 
 
 @torch.no_grad()
+@memory_in_words()
 def decode(model: OSEDiff, z: Tensor, plan: Plan, runtime: Runtime) -> Tensor:
     """Return the images of latents z (B, C, h, w), (B, 3, H, W) float32 in [0, 1]."""
 
@@ -217,6 +223,7 @@ def decode(model: OSEDiff, z: Tensor, plan: Plan, runtime: Runtime) -> Tensor:
 
 
 @torch.no_grad()
+@memory_in_words()
 def finish(sr: Tensor, reference: Tensor, size: tuple[int, int], color: str = "adain") -> Tensor:
     """Crop both images to `size` and give `sr` the reference's colours, (B, 3, *size) float32 in [0, 1]."""
     return match_color(crop(sr, size), crop(reference, size).to(sr.device), color)

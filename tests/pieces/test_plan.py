@@ -12,7 +12,7 @@ import torch
 
 from osediff_core import OSEDiff, restore
 from osediff_core.device import memory
-from osediff_core.device.memory import first_that_fits, free_memory, is_out_of_memory
+from osediff_core.device.memory import NotEnoughMemoryError, first_that_fits, free_memory, is_out_of_memory
 from osediff_core.errors import OSEDiffError
 from osediff_core.pipeline import plan as planning
 from osediff_core.pipeline import run
@@ -313,6 +313,9 @@ def test_the_plan_is_shown_before_the_work(model, machine):
 )
 def test_what_an_out_of_memory_error_is(error, is_one):
     assert is_out_of_memory(error) == is_one
+    by_a_library = ValueError("the features have excessive nesting")
+    by_a_library.__cause__ = error
+    assert is_out_of_memory(by_a_library) == is_one
 
 
 def test_only_out_of_memory_leads_to_the_next_attempt(caplog):
@@ -327,7 +330,7 @@ def test_only_out_of_memory_leads_to_the_next_attempt(caplog):
         "memory ran out with 8; going on with 4",
         "memory ran out with 4; going on with 2",
     ]
-    with pytest.raises(MemoryError):
+    with pytest.raises(NotEnoughMemoryError, match=r"tried: 8, then 4. Remedy: take a smaller scale"):
         first_that_fits([8, 4], run)
     with pytest.raises(ZeroDivisionError):
         first_that_fits([0, 1], lambda size: 1 // size)

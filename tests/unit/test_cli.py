@@ -64,6 +64,7 @@ def test_every_command_answers_help_without_loading_torch(name):
     [
         (OSEDiffError("a sentence"), 1, "osediff: error: a sentence\n"),
         (MemoryError(), 1, "osediff: error: there is not enough memory for this\n"),
+        (RuntimeError("CUDA out of memory"), 1, "osediff: error: there is not enough memory for this\n"),
         (KeyboardInterrupt(), 130, "osediff: interrupted\n"),
     ],
 )
