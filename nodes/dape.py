@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..osediff_core import Tagger
 from ..osediff_core.base.vocabulary import sd2_tokenizer
-from ..osediff_core.device.memory import memory_in_words
 from ..osediff_core.errors import OSEDiffError
 from ..osediff_core.prompts.text import (
     cut_prompt,
@@ -21,10 +20,10 @@ from ..osediff_core.prompts.text import (
     split_words,
     token_counter,
 )
-from .checks import one_of
+from .errors import in_a_sentence
 from .images import split_image
 from .managed import Managed, choose_dtype
-from .paths import fingerprint, resolve, tagger_paths, vocabulary_folder
+from .paths import NO_TAGGER, fingerprint, resolve, tagger_paths, vocabulary_folder
 from .progress import progress_bar, say
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class OSEDiffDAPELoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The lists are read anew at every refresh of the page."""
-        files = list(tagger_paths())
+        files = list(tagger_paths()) or [NO_TAGGER]
         return io.Schema(
             node_id="OSEDiffDAPELoader",
             display_name="OSEDiff DAPE Loader",
@@ -91,23 +90,13 @@ class OSEDiffDAPELoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, tagger: str | None = None, dape: str | None = None) -> bool | str:
-        """A file that is gone is noticed before the graph runs."""
-        files = tagger_paths()
-        if not files:
-            return (
-                "there is no tagger in models/osediff_dape: make one with `osediff convert-dape`, and press R"
-            )
-        return one_of("tagger", tagger, files) or one_of("DAPE file", dape, (FOLDED, *files)) or True
-
-    @classmethod
     def fingerprint_inputs(cls, tagger: str, dape: str, antialias: bool) -> tuple[object, ...]:
         """A file that was replaced under the same name is loaded again."""
         names = [tagger] if dape == FOLDED else [tagger, dape]
         return tuple(fingerprint(resolve(name, tagger_paths(), "tagger")) for name in names)
 
     @classmethod
-    @memory_in_words()
+    @in_a_sentence
     def execute(cls, tagger: str, dape: str, antialias: bool) -> io.NodeOutput:
         """Raises OSEDiffError where a file is broken, or the files do not belong together."""
         files = tagger_paths()
@@ -179,7 +168,7 @@ class OSEDiffDAPEPrompt(io.ComfyNode):
         )
 
     @classmethod
-    @memory_in_words()
+    @in_a_sentence
     def execute(
         cls, dape: ManagedTagger, image: Tensor, threshold_offset: float, leave_out: str, extra_text: str
     ) -> io.NodeOutput:
@@ -206,17 +195,23 @@ class OSEDiffDAPEPrompt(io.ComfyNode):
         return io.NodeOutput(join_prompts(prompts), escaped, ui=ui.PreviewText(text))
 
 
+def prompts_for(text: str, count: int) -> list[str]:
+    """The prompts of a widget, one for all of so many images or one for each; OSEDiffError for others."""
+    prompts = split_prompts(text)
+    if len(prompts) not in (1, count):
+        raise OSEDiffError(
+            f"got {len(prompts)} prompts for {count} images: give one text, or one for each image, parted by "
+            "lines of three dashes"
+        )
+    return prompts
+
+
 def one_by_one(colours: Tensor, text: str, prompt: Callable[[Tensor, str], str]) -> list[str]:
     """A prompt for each image of a batch (B, 3, H, W), with a progress bar; Cancel works between two.
 
     text: the user's own words for all of them, or, parted by lines of three dashes, for each.
     """
-    texts = split_prompts(text)
-    if len(texts) not in (1, len(colours)):
-        raise OSEDiffError(
-            f"got {len(texts)} prompts for {len(colours)} images: give one text, or one for each image, "
-            "parted by lines of three dashes"
-        )
+    texts = prompts_for(text, len(colours))
     report, prompts = progress_bar(), []
     for one, words in zip(colours.split(1), texts * (len(colours) // len(texts)), strict=True):
         prompts.append(prompt(one, words))

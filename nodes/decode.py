@@ -9,13 +9,13 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..osediff_core.choices import COLORS
-from ..osediff_core.device.memory import memory_in_words
+from ..osediff_core.color import check_method
 from ..osediff_core.errors import OSEDiffError
 from ..osediff_core.pipeline.plan import make_plan
 from ..osediff_core.pipeline.run import decode, finish
 from ..osediff_core.resize import resize_alpha, resize_bicubic
-from .checks import one_of
 from .encode import CATEGORY
+from .errors import in_a_sentence
 from .images import join_image, split_image
 from .latents import pads_to, true_size, unpack_latent
 from .managed import ManagedModel, ModelType
@@ -62,16 +62,12 @@ class OSEDiffDecode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, color: str | None = None) -> bool | str:
-        """Before the UNet is run, and not after it."""
-        return one_of("colour method", color, COLORS) or True
-
-    @classmethod
-    @memory_in_words()
+    @in_a_sentence
     def execute(
         cls, model: ManagedModel, latent: dict[str, Any], color: str, reference: Tensor | None = None
     ) -> io.NodeOutput:
         """IMAGE (B, H, W, 3 or 4); what size it has and why is shown on the node."""
+        check_method(color)
         z = unpack_latent(model.idle, latent)  # (B, C, h, w)
         size, note = choose_size(latent, z, reference, model.idle.reduction)
         colours, alpha = fit_reference(reference, size, len(z))
@@ -97,9 +93,10 @@ def choose_size(
         size = theirs
     if size is not None:
         return size, f"{size[1]} × {size[0]}"
-    return padded, (
-        f"{padded[1]} × {padded[0]}: neither the latent nor the reference says where the picture ends, so "
-        f"up to {reduction - 1} padded pixels may be left at the right and the bottom"
+    left = "a padded pixel" if reduction == 2 else f"up to {reduction - 1} padded pixels"
+    unknown = f"neither the latent nor the reference says where the picture ends, so {left} may be left"
+    return padded, f"{padded[1]} × {padded[0]}" + (
+        f": {unknown} at the right and the bottom" if reduction > 1 else ""
     )
 
 
@@ -110,9 +107,13 @@ def fit_reference(
     if reference is None:
         return None, None
     if len(reference) not in (1, batch):
+        each = (
+            "one reference image for one latent"
+            if batch == 1
+            else (f"one reference image, or one for each of {batch} latents")
+        )
         raise OSEDiffError(
-            f"expected 1 or {batch} reference images for {batch} latents, got {len(reference)}: connect "
-            "the lq output of the same OSEDiff LQ Encode"
+            f"expected {each}, got {len(reference)}: connect the lq output of the same OSEDiff LQ Encode"
         )
     colours, alpha = split_image(reference.expand(batch, -1, -1, -1))
     colours = resize_bicubic(colours, size)

@@ -7,13 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..osediff_core.choices import MOST_DETAIL
-from ..osediff_core.device.memory import memory_in_words
 from ..osediff_core.pipeline.plan import make_plan, tile_and_overlap
 from ..osediff_core.pipeline.run import denoise
-from .checks import one_of
 from .encode import CATEGORY
+from .errors import in_a_sentence
 from .latents import pack_latent, prompt_embeds, unpack_latent
 from .managed import ManagedModel, ModelType
+from .progress import say
 from .runtime import ComfyRuntime
 
 TILES = ("auto", "off", "48", "64", "96", "128", "192", "256")
@@ -76,26 +76,22 @@ class OSEDiffDenoise(io.ComfyNode):
                     min=0,
                     max=128,
                     tooltip="How far neighbouring tiles lie over each other, in latent pixels; with auto in "
-                    "those of Stable Diffusion. It must be less than the tile.",
+                    "those of Stable Diffusion. Where it is not less than the tile, a third of that is used.",
                 ),
                 detail_input(),
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="For OSEDiff Decode.")],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="For OSEDiff Decode. ComfyUI's own VAE Decode takes those of Stable Diffusion 2.1, "
+                    "and not the demo's.",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, tile: str = "auto", overlap: int = 32) -> bool | str:
-        """Naming an input here switches ComfyUI's own check of it off, so both are checked in full."""
-        problem = one_of("tile", tile, TILES)
-        if problem:
-            return problem
-        side, _ = tile_and_overlap(tile_value(tile), overlap)
-        if side is not None and not 0 <= overlap < side:
-            return f"the overlap must be at least 0 and less than the tile, got {overlap} and tile {side}"
-        return True
-
-    @classmethod
-    @memory_in_words()
+    @in_a_sentence
     def execute(
         cls,
         model: ManagedModel,
@@ -108,8 +104,19 @@ class OSEDiffDenoise(io.ComfyNode):
         """LATENT (B, C, h, w), with whatever else the incoming one carried."""
         z_lq = unpack_latent(model.idle, latent)  # (B, C, h, w)
         embeds = prompt_embeds(model, conditioning)  # (1 or B, L, D)
+        overlap, note = fitting_overlap(tile, overlap)
         runtime, f = ComfyRuntime(model), model.idle.reduction
         size = [side * f for side in z_lq.shape[-2:]]
         plan = make_plan(model.idle, *size, runtime=runtime, tile=tile_value(tile), overlap=overlap)
         z_hq = denoise(model.idle, z_lq, embeds, plan, runtime, detail)  # (B, C, h, w)
+        if note:
+            say(cls.hidden.unique_id, note)
         return io.NodeOutput({**latent, "samples": pack_latent(model.idle, z_hq)})
+
+
+def fitting_overlap(tile: str, overlap: int) -> tuple[int, str]:
+    """The overlap, a third of the tile where it is not less than the tile, and a line that says so."""
+    side, _ = tile_and_overlap(tile_value(tile), overlap)
+    if side is None or overlap < side:
+        return overlap, ""
+    return side // 3, f"overlap {side // 3}: it must be less than the tile, which is {side}"

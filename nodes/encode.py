@@ -6,12 +6,12 @@ from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..osediff_core.device.memory import memory_in_words
 from ..osediff_core.inputs import check_image
 from ..osediff_core.pipeline.plan import make_plan
 from ..osediff_core.pipeline.run import encode, encode_prompt, prepare
 from ..osediff_core.prompts.text import split_prompts
 from ..osediff_core.resize import crop, resize_alpha
+from .errors import in_a_sentence
 from .images import join_image, split_image
 from .latents import SIZE_KEY, pack_latent
 from .managed import ManagedModel, ModelType
@@ -59,7 +59,7 @@ class OSEDiffTextEncode(io.ComfyNode):
         )
 
     @classmethod
-    @memory_in_words()
+    @in_a_sentence
     def execute(cls, model: ManagedModel, prompt: str) -> io.NodeOutput:
         """(1, L, D) in a CONDITIONING, or one for each of several prompts."""
         embeds = encode_prompt(model.idle, split_prompts(prompt), ComfyRuntime(model))  # (1 or B, L, D)
@@ -97,7 +97,7 @@ class OSEDiffLQEncode(io.ComfyNode):
         )
 
     @classmethod
-    @memory_in_words()
+    @in_a_sentence
     def execute(cls, model: ManagedModel, image: Tensor, scale: float) -> io.NodeOutput:
         """LATENT (B, C, h, w) with the true size beside it, and IMAGE (B, H, W, 3 or 4)."""
         colours, alpha = split_image(image)

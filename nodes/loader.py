@@ -10,9 +10,8 @@ from comfy_api.latest import io
 from ..osediff_core import OSEDiff
 from ..osediff_core.base.marker import read_marker
 from ..osediff_core.choices import DTYPES
-from ..osediff_core.device.memory import memory_in_words
 from ..osediff_core.errors import OSEDiffError
-from .checks import one_of
+from .errors import in_a_sentence
 from .managed import ManagedModel, ModelType, choose_dtype
 from .paths import base_paths, fingerprint, resolve, vocabulary_folder, weights_paths
 
@@ -67,24 +66,12 @@ class OSEDiffLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, base: str | None = None, weights: str | None = None, dtype: str | None = None
-    ) -> bool | str:
-        """A model that is gone is noticed before the graph runs."""
-        return (
-            one_of("base", base, base_paths())
-            or one_of("checkpoint", weights, [*weights_paths(), IN_THE_BASE])
-            or one_of("dtype", dtype, ("auto", *DTYPES))
-            or True
-        )
-
-    @classmethod
     def fingerprint_inputs(cls, base: str, weights: str, dtype: str, strength: float) -> tuple[object, ...]:
         """A file that was replaced under the same name is loaded again."""
         return tuple(fingerprint(path) for path in chosen(base, weights) if path is not None)
 
     @classmethod
-    @memory_in_words()
+    @in_a_sentence
     def execute(cls, base: str, weights: str, dtype: str, strength: float) -> io.NodeOutput:
         """Raises OSEDiffError where a file is broken or the checkpoint belongs to another base."""
         model = OSEDiff.from_pretrained(

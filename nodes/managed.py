@@ -10,6 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..osediff_core.choices import DTYPES
+from ..osediff_core.errors import OSEDiffError
 
 if TYPE_CHECKING:
     from ..osediff_core import OSEDiff
@@ -70,8 +71,10 @@ class ManagedModel:
 
 def choose_dtype(name: str) -> torch.dtype:
     """The dtype of that name; "auto" is ComfyUI's own choice for the device and its command line flags."""
-    if name != "auto":
+    if name in TYPES:
         return TYPES[name]
+    if name != "auto":
+        raise OSEDiffError(f"the dtype is one of auto, {', '.join(TYPES)}, got {name!r}")
     chosen = model_management.unet_dtype(
         device=model_management.get_torch_device(), supported_dtypes=list(TYPES.values())
     )

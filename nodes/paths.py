@@ -20,6 +20,7 @@ TAGGER_FOLDER = "osediff_dape"
 TAGGER_SUFFIXES = {".safetensors", ".pth"}
 DEMO = "demo (comes with the pack)"
 HUB = "(hub cache)"
+NO_TAGGER = "(none in models/osediff_dape: make one with osediff convert-dape, then press R)"
 
 
 def register_model_folder() -> None:
@@ -91,8 +92,10 @@ def tagger_paths() -> dict[str, Path]:
 
 def resolve(name: str, paths: dict[str, Path], what: str) -> Path:
     """The path behind a name of one of the lists; raises OSEDiffError where it is gone."""
+    if not paths:
+        raise OSEDiffError(f"there is no {what} {NO_TAGGER}")
     if name not in paths:
-        raise OSEDiffError(f"the {what} {name!r} is not there any more: choose one of {', '.join(paths)}")
+        raise OSEDiffError(f"the {what} {name!r} is not there: choose one of {', '.join(paths)}")
     return paths[name]
 
 

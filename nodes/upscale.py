@@ -5,16 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..osediff_core.choices import COLORS
-from ..osediff_core.device.memory import memory_in_words
 from ..osediff_core.pipeline.run import restore
-from ..osediff_core.prompts.text import join_prompts, split_prompts
+from ..osediff_core.prompts.text import join_prompts
 from ..osediff_core.resize import resize_alpha, target_size
-from .checks import one_of
-from .dape import DapeType, ManagedTagger, one_by_one
+from .dape import DapeType, ManagedTagger, one_by_one, prompts_for
 from .decode import color_input
-from .denoise import TILES, detail_input, tile_input, tile_value
+from .denoise import detail_input, tile_input, tile_value
 from .encode import IMAGE_TIP, prompt_input, scale_input
+from .errors import in_a_sentence
 from .images import join_image, split_image
 from .managed import ManagedModel, ModelType
 from .progress import say
@@ -55,12 +53,7 @@ class OSEDiffUpscale(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, color: str | None = None, tile: str | None = None) -> bool | str:
-        """Before anything is loaded."""
-        return one_of("colour method", color, COLORS) or one_of("tile", tile, TILES) or True
-
-    @classmethod
-    @memory_in_words()
+    @in_a_sentence
     def execute(
         cls,
         model: ManagedModel,
@@ -75,7 +68,7 @@ class OSEDiffUpscale(io.ComfyNode):
         """IMAGE (B, floor(scale * H + 0.5), floor(scale * W + 0.5), 3 or 4), and the prompt."""
         colours, alpha = split_image(image)  # (B, 3, H, W)
         size = target_size(colours.shape[-2], colours.shape[-1], scale)
-        prompts = split_prompts(prompt)
+        prompts = prompts_for(prompt, len(colours))
         if dape is not None:
             tagger = dape.load()
             prompts = one_by_one(colours, prompt, lambda one, text: tagger(one, text, scale)[0])

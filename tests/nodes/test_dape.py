@@ -131,14 +131,17 @@ def test_as_many_texts_as_pictures(nodes, dape, photo):
 
 def test_a_missing_or_replaced_file_is_noticed(comfy, nodes, tagger_file):
     loader = nodes["OSEDiffDAPELoader"]
-    assert loader.validate_inputs(FILE["tagger"], FOLDED) is True
-    assert "gone.safetensors" in loader.validate_inputs("gone.safetensors", FOLDED)
-    assert "DAPE file" in loader.validate_inputs(FILE["tagger"], "gone.pth")
+    for missing in ({"tagger": "gone.safetensors"}, {"dape": "gone.pth"}):
+        with pytest.raises(ValueError, match=f"'{next(iter(missing.values()))}' is not there"):
+            loader.run(**{**FILE, **missing})
     before = loader.fingerprint_inputs(**FILE)
     os.utime(tagger_file, ns=(1, 1))
     assert loader.fingerprint_inputs(**FILE) != before
     comfy.folders["osediff_dape"] = ([str(comfy.models / "nowhere")], {".safetensors"})
-    assert "osediff convert-dape" in loader.validate_inputs(FILE["tagger"], FOLDED)
+    options = loader.define_schema().inputs[0].arguments["options"]
+    assert ["osediff convert-dape" in option for option in options] == [True]
+    with pytest.raises(ValueError, match=r"there is no tagger .* osediff convert-dape"):
+        loader.run(**{**FILE, "tagger": options[0]})
 
 
 def test_the_lists_hold_what_can_be_chosen(comfy, nodes, tagger_file):

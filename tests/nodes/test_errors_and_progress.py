@@ -16,7 +16,7 @@ def failure(node, **inputs) -> str:
     """The sentence with which a node fails; anything but OSEDiffError is a crash."""
     with pytest.raises(ValueError) as caught:
         node.run(**inputs)
-    assert type(caught.value).__name__ == "OSEDiffError"
+    assert type(caught.value).__qualname__ == "OSEDiff"
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -73,27 +73,68 @@ def test_references_that_do_not_match_the_batch(nodes, model, photo):
 
 
 @pytest.mark.parametrize(
-    ("tile", "overlap", "fine"),
-    [("auto", 95, True), ("auto", 96, False), ("48", 47, True), ("48", 48, False), ("off", 128, True)],
+    ("tile", "overlap", "used"),
+    [("auto", 95, 95), ("auto", 96, 32), ("48", 47, 47), ("48", 48, 16), ("off", 128, 128)],
 )
-def test_an_overlap_as_large_as_the_tile_is_refused_before_anything_runs(nodes, tile, overlap, fine):
-    answer = nodes["OSEDiffDenoise"].validate_inputs(tile=tile, overlap=overlap)
-    assert answer is True if fine else "less than the tile" in answer
+def test_an_overlap_as_large_as_the_tile_becomes_a_third_of_it(nodes, tile, overlap, used):
+    module = sys.modules[nodes["OSEDiffDenoise"].__module__]
+    found, note = module.fitting_overlap(tile, overlap)
+    assert found == used
+    assert ("less than the tile" in note) == (used != overlap)
 
 
-def test_choices_that_are_not_in_the_lists_are_refused_before_anything_runs(nodes):
-    loader, upscale = nodes["OSEDiffLoader"], nodes["OSEDiffUpscale"]
-    good = {"base": "tiny_sd", "weights": "osediff.pkl", "dtype": "auto"}
-    assert loader.validate_inputs(**good) is True
-    assert loader.validate_inputs() is True  # all of them wired
-    for name in good:
-        assert "'gone'" in loader.validate_inputs(**{**good, name: "gone"})
-    assert upscale.validate_inputs(color="none", tile="off") is True
-    assert "adain, wavelet, none" in upscale.validate_inputs(color="sepia", tile="auto")
-    for node in (upscale, nodes["OSEDiffDenoise"]):
-        assert "one of auto" in node.validate_inputs(tile="huge")
-    assert nodes["OSEDiffDecode"].validate_inputs(color="wavelet") is True
-    assert "sepia" in nodes["OSEDiffDecode"].validate_inputs(color="sepia")
+def test_what_overlap_is_used_is_said_on_the_node(comfy, nodes, model):
+    latent = {"samples": torch.zeros(1, 4, 60, 50)}
+    settings = {**DENOISE, "tile": "48", "overlap": 100}
+    result = nodes["OSEDiffDenoise"].run(model=model, latent=latent, **settings).args[0]
+    asked = nodes["OSEDiffDenoise"].run(model=model, latent=latent, **{**settings, "overlap": 16}).args[0]
+    assert torch.equal(result["samples"], asked["samples"])
+    assert [text for _, text in comfy.said if "overlap 16" in text]
+
+
+def test_choices_that_are_not_in_the_lists_are_one_sentence(nodes, model, photo):
+    loader, picture = nodes["OSEDiffLoader"], {"model": model, "image": photo(9, 7)}
+    good = {"base": "tiny_sd", "weights": "osediff.pkl", "dtype": "auto", "strength": 1.0}
+    for name in ("base", "weights", "dtype"):
+        assert "'gone'" in failure(loader, **{**good, name: "gone"})
+    assert "adain, wavelet, none" in failure(
+        nodes["OSEDiffUpscale"], **picture, **{**UPSCALE, "color": "sepia"}
+    )
+    assert "huge" in failure(nodes["OSEDiffUpscale"], **picture, **{**UPSCALE, "tile": "huge"})
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    assert "sepia" in failure(nodes["OSEDiffDecode"], model=model, latent=latent, color="sepia")
+
+
+def test_an_error_is_read_without_a_module_and_with_files_by_name(comfy, nodes, tmp_path):
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    comfy.folders["osediff"] = ([str(tmp_path)], {".safetensors"})
+    inputs = {"base": "tiny_sd", "dtype": "auto", "strength": 1.0}
+    with pytest.raises(ValueError, match=r"empty\.safetensors") as caught:
+        nodes["OSEDiffLoader"].run(weights="empty.safetensors", **inputs)
+    kind = type(caught.value)
+    assert (kind.__module__, kind.__qualname__) == ("builtins", "OSEDiff")  # what ComfyUI puts before it
+    assert str(caught.value).startswith("empty.safetensors")
+
+
+def test_memory_that_ran_out_is_a_sentence_and_still_the_error_that_comfyui_knows(
+    nodes, model, photo, monkeypatch
+):
+    def full(*args, **options):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(type(model.idle), "encode_prompt", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="take a smaller scale") as caught:
+        nodes["OSEDiffUpscale"].run(model=model, image=photo(9, 7), **{**UPSCALE, "prompt": "never seen"})
+    assert type(caught.value).__qualname__ == "OSEDiff"
+
+
+def test_a_defect_is_not_dressed_up(nodes, model, photo, monkeypatch):
+    def broken(*args, **options):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(type(model.idle), "encode_prompt", broken)
+    with pytest.raises(KeyError):
+        nodes["OSEDiffUpscale"].run(model=model, image=photo(9, 7), **{**UPSCALE, "prompt": "never seen"})
 
 
 def stages(model):
@@ -180,8 +221,8 @@ def test_models_that_do_not_load(nodes, model_folder):
         assert "cut.safetensors" in failure(loader, **{**good, "weights": "cut.safetensors"})
     finally:
         broken.unlink()
-    assert "not there any more" in failure(loader, **{**good, "weights": "cut.safetensors"})
-    assert "not there any more" in failure(loader, **{**good, "base": "gone"})
+    assert "is not there" in failure(loader, **{**good, "weights": "cut.safetensors"})
+    assert "is not there" in failure(loader, **{**good, "base": "gone"})
 
 
 def test_a_checkpoint_of_another_base_is_named(nodes, model_folder, pack):
