@@ -83,8 +83,8 @@ class OSEDiffDenoise(io.ComfyNode):
             outputs=[
                 io.Latent.Output(
                     display_name="latent",
-                    tooltip="For OSEDiff Decode. ComfyUI's own VAE Decode takes those of Stable Diffusion 2.1, "
-                    "and not the demo's.",
+                    tooltip="For OSEDiff Decode. ComfyUI's own VAE Decode takes that of Stable Diffusion "
+                    "2.1, and not that of the demo.",
                 )
             ],
             hidden=[io.Hidden.unique_id],
