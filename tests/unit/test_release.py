@@ -1,0 +1,101 @@
+"""What is published: a valid node, an archive of what is used, addresses that are all filled in or none."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PLACEHOLDER = "OWNER"  # of the account that publishes
+SHIPPED = {
+    *("__init__.py", "nodes", "osediff_core", "train", "benchmarks", "example_workflows", "locales", "web"),
+    *("docs", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "NOTICE"),
+    *("pyproject.toml", "requirements.txt"),
+}
+MOST_MEGABYTES = 20  # the demo's weights are 14 of them
+
+
+def comfy(*command: str, cwd: Path) -> str:
+    """Run comfy-cli and return what it says."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "comfy_cli", "--skip-prompt", "--no-enable-telemetry", *command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout + ran.stderr
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The files that git has, as they are now."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("what is packed is what git has, and this is no git checkout")
+    folder = tmp_path_factory.mktemp("release")
+    for name in listed.stdout.split("\0"):
+        source, target = ROOT / name, folder / name
+        if name and source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    for command in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+def test_the_registry_accepts_the_node(copy):
+    said = comfy("node", "validate", cwd=copy)
+    assert "Security warnings" not in said, said
+    assert "Warning" not in said, said
+
+
+def test_the_archive_holds_what_is_used_and_no_more(copy):
+    comfy("node", "pack", cwd=copy)
+    archive = copy / "node.zip"
+    names = zipfile.ZipFile(archive).namelist()
+    assert {name.split("/")[0] for name in names} == SHIPPED
+    assert any(re.fullmatch(r"osediff_core/demo/.*\.safetensors", name) for name in names)
+    assert archive.stat().st_size < MOST_MEGABYTES * 10**6
+
+
+def test_torch_is_asked_for_by_nobody():
+    listed = (ROOT / "requirements.txt").read_text().split()
+    assert listed == PROJECT["project"]["dependencies"]
+    assert not [line for line in listed if re.match(r"(torch|torchvision|torchaudio)\b", line)]
+    assert not [line for line in listed if "<" in line or "==" in line]
+
+
+def test_addresses_are_all_filled_in_or_none_is():
+    """The warning is read in the summary of a run until somebody publishes."""
+    comfy_table = PROJECT["tool"]["comfy"]
+    addresses = [*PROJECT["project"]["urls"].values(), comfy_table["Icon"], comfy_table["Banner"]]
+    assert all(address.startswith("https://") for address in addresses)
+    waiting = [address for address in addresses if PLACEHOLDER in address]
+    assert waiting in ([], addresses)
+    for name in ("Icon", "Banner"):
+        assert (ROOT / comfy_table[name].split("/main/")[1]).is_file()
+    if waiting:
+        warnings.warn(f"{PLACEHOLDER} in pyproject.toml waits for an account", stacklevel=1)
+
+
+def test_a_version_is_one_that_a_tag_can_name():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", PROJECT["project"]["version"])
+    publish = (ROOT / ".github" / "workflows" / "publish.yml").read_text()
+    assert '"v*"' in publish
+    assert f"grep -n {PLACEHOLDER}" in publish
