@@ -17,6 +17,9 @@ WRITABLE = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
+# What names of pictures that can be read end in, in folders as alone; some need a plugin.
+PICTURES = (".png", ".apng", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+PICTURES += (".jp2", ".j2k", ".jpf", ".jpx", ".avif", ".heic", ".heif")
 # Longest side that the format (WebP) or the library behind it (libjpeg) can hold, in pixels.
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OSEDiffError
-from .files import WRITABLE, check_target
-
-# What a folder run looks for. A single file may be anything that can be read.
-PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
+from .files import PICTURES, WRITABLE, check_target
 
 
 @dataclass(frozen=True)

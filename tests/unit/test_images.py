@@ -165,7 +165,7 @@ def test_first_frame_of_many(tmp_path, caplog, name):
         **({"lossless": True} if "webp" in name else {}),
     )
     assert rgb_of(tmp_path / name)[0, 0].tolist() == [255, 0, 0]
-    assert f"{name} has 3 frames" in caplog.text
+    assert f"{name} has more than one frame" in caplog.text
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4000, 1), (1, 4000)])
@@ -213,7 +213,7 @@ NAMES = [
 def test_what_is_no_picture_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(garbage(tmp_path)[name])
     reason = {"zero": "empty", "text": "not a picture", "eps": "not a picture"}.get(
-        name[:-4], "damaged|not a picture"
+        name[:-4], "damaged|cut off|not a picture"
     )
     with pytest.raises(OSEDiffError, match=f"{name}.*({reason})"):
         read_image(tmp_path / name)

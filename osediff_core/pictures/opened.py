@@ -1,0 +1,93 @@
+"""What the reader of each format hands on: pixels as decoded, and what the file says about them.
+
+Here are the limits of what a picture may be. Pillow's own (PIL.Image.MAX_IMAGE_PIXELS, refused at twice that)
+is the most pixels of any picture; those of side data are in `blocks`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO
+
+from PIL import Image
+
+from ..errors import OSEDiffError
+from .blocks import APPENDED, Notes, true_xmp
+from .encodings import Encoding
+from .exif import Photo
+
+log = logging.getLogger(__name__)
+
+# A larger picture has at least so many bytes that none stands for more pixels than this: real photographs
+# stay far below it, and a small file cannot ask for gigabytes.
+LARGE, MOST_PIXELS_A_BYTE = 50_000_000, 50
+# Dots per inch that can be meant: what is beyond was never measured.
+LOWEST_DPI, HIGHEST_DPI = 1.5, 100_000
+GAIN_MAP = re.compile(rb"hdr-gain-map|HDRGainMap|MotionPhoto")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A decoded picture, before its colours are converted and it is turned upright.
+
+    profile: ICC; encoding: where the file says it in figures; with neither it is sRGB. exif: what reads
+    it, for it may be damaged. turned: the decoder has turned the pixels already. more: there are
+    further frames or pages.
+    """
+
+    image: Image.Image
+    profile: bytes | None = None
+    encoding: Encoding | None = None
+    exif: Callable[[], Image.Exif] | None = None
+    xmp: bytes | None = None
+    turned: bool = False
+    more: bool = False
+    notes: Notes = field(default_factory=Notes)
+
+
+def check_size(size: tuple[int, int], file: BinaryIO, path: str) -> None:
+    """Raise OSEDiffError for a (width, height) that takes more memory than the file warrants."""
+    pixels = size[0] * size[1]
+    if pixels == 0:
+        raise OSEDiffError(f"{path} is damaged: it says that it is {size[0]}x{size[1]} pixels; copy it again")
+    at = file.tell()
+    length = file.seek(0, io.SEEK_END)
+    file.seek(at)
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or pixels)
+    if pixels > limit:
+        raise OSEDiffError(
+            f"{path} has too many pixels ({size[0]}x{size[1]}, more than {limit}) to be opened safely; "
+            "cut it up first"
+        )
+    if pixels > LARGE and pixels > length * MOST_PIXELS_A_BYTE:
+        raise OSEDiffError(
+            f"{path} has too many pixels ({size[0]}x{size[1]} in {length} bytes) to be opened safely from "
+            "so small a file; cut it up first"
+        )
+
+
+def true_notes(opened: Opened, photo: Photo, name: str) -> Notes:
+    """Return the notes as they are true of the upright picture: with resolution turned, and XMP cleaned."""
+    notes, lost, xmp = opened.notes, set(opened.notes.lost), None
+    if opened.xmp:
+        try:
+            xmp = true_xmp(opened.xmp)
+        except ValueError as error:
+            log.warning("%s: its XMP cannot be used (%s) and was left out", name, error)
+        if GAIN_MAP.search(opened.xmp):
+            lost.add(APPENDED)
+    dpi = notes.dpi or photo.dpi
+    if dpi is not None and not all(LOWEST_DPI <= value <= HIGHEST_DPI for value in dpi):  # nan is neither
+        dpi = None
+    sideways = isinstance(photo.orientation, int) and photo.orientation >= 5
+    return replace(notes, dpi=dpi[::-1] if dpi and sideways else dpi, xmp=xmp, lost=frozenset(lost))
+
+
+def orientation_in(xmp: bytes | None) -> int | None:
+    """The orientation that XMP states, for files without EXIF; None where it states none."""
+    found = re.search(rb"tiff:Orientation(?:=[\"']|>)([1-8])", xmp or b"")
+    return int(found[1]) if found else None
