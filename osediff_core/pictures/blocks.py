@@ -143,38 +143,49 @@ def inflate(content: bytes, longest: int = LONGEST_BLOCK) -> bytes:
     return unpacked
 
 
-def true_xmp(packet: bytes) -> bytes:
-    """Return an XMP packet without what is about the old file. Raises ValueError where it cannot be read."""
+def true_xmp(packet: bytes) -> tuple[bytes, int | None]:
+    """Return an XMP packet without what is about the old file, and the orientation that it stated, or None.
+
+    Raises ValueError where it cannot be read.
+    """
     if len(packet) > LONGEST_XMP:
         raise ValueError(f"it is longer than {LONGEST_XMP >> 20} MiB")
     if re.search(rb"<!(DOCTYPE|ENTITY)", packet):  # XMP has neither, and entities can unfold to anything
         raise ValueError("it declares entities")
     try:
         root = minidom.parseString(packet.strip(b"\0 \t\r\n")).documentElement
-        _drop_stale(root)
+        if root is None:
+            raise ValueError("it is empty")
+        orientation = _drop_stale(root)
         content = root.toxml()
     except (ExpatError, ValueError, RecursionError) as error:
         raise ValueError(f"it is damaged: {error}") from error
-    return (
-        f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{content}\n<?xpacket end="w"?>'.encode()
-    )
+    framed = f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{content}\n<?xpacket end="w"?>'
+    return framed.encode(), orientation
 
 
-def _drop_stale(root: minidom.Element) -> None:
-    elements = [root]
+def _drop_stale(root: minidom.Element) -> int | None:
+    """Take out what is about the old file; return the orientation (1 to 8) among it."""
+    elements, orientation = [root], None
     while elements:
         element = elements.pop()
-        for attribute in list(element.attributes.values()):
-            if _is_stale(attribute):
-                element.removeAttributeNode(attribute)
+        for attribute in [node for node in element.attributes.values() if _is_stale(node)]:
+            orientation = _orientation(attribute, attribute.value) or orientation
+            element.removeAttributeNode(attribute)
         for child in [node for node in element.childNodes if isinstance(node, minidom.Element)]:
             if _is_stale(child):
+                orientation = _orientation(child, getattr(child.firstChild, "data", "")) or orientation
                 element.removeChild(child)
             else:
                 elements.append(child)
+    return orientation
 
 
-def _is_stale(node: minidom.Node) -> bool:
+def _orientation(node: minidom.Attr | minidom.Element, value: str) -> int | None:
+    return int(value) if node.localName == "Orientation" and value in tuple("12345678") else None
+
+
+def _is_stale(node: minidom.Attr | minidom.Element) -> bool:
     space = node.namespaceURI or ""
     return space in STALE_VOCABULARIES or node.localName in STALE.get(space, ())
 

@@ -87,9 +87,11 @@ def read_exif(load: Callable[[], Image.Exif] | None, name: str) -> Photo:
 
 def _resolution(exif: Image.Exif) -> tuple[float, float] | None:
     across, down, inches = exif.get(X_RESOLUTION), exif.get(Y_RESOLUTION), INCHES.get(exif.get(UNIT, 2))
+    if across is None or down is None or inches is None:
+        return None
     try:
-        return None if inches is None else (float(across) * inches, float(down) * inches)
-    except (TypeError, ValueError, ZeroDivisionError):  # not there, or no numbers
+        return float(across) * inches, float(down) * inches
+    except (TypeError, ValueError, ZeroDivisionError):  # no numbers
         return None
 
 
@@ -111,7 +113,7 @@ def upright(image: Image.Image, orientation: object, name: str) -> Image.Image:
     """Turn and mirror the pixels as the orientation says; None is upright."""
     if orientation is None:
         return image
-    if orientation not in range(1, 9):
+    if not isinstance(orientation, int) or orientation not in range(1, 9):
         log.warning("%s: its EXIF orientation is %r, not 1 to 8; taken as upright", name, orientation)
         return image
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image

@@ -26,7 +26,7 @@ from .encodings import ADOBE_GAMMA, ADOBE_PRIMARIES, Encoding
 from .exif import read_exif, resized_exif, upright, with_tags
 from .files import check_target, format_of
 from .formats import open_picture
-from .opened import Opened, orientation_in, true_notes
+from .opened import Opened, true_notes
 from .pixels import split_alpha, srgb_profile, to_8bit, to_srgb
 
 log = logging.getLogger(__name__)
@@ -90,10 +90,9 @@ def _read(opened: Callable[[], BinaryIO], path: Path) -> Picture:
 def _to_picture(opened: Opened, name: str) -> Picture:
     """Turn the pixels upright, split off transparency, and convert the colours."""
     photo = read_exif(opened.exif, name)
-    notes = true_notes(opened, photo, name)
+    notes, orientation = true_notes(opened, photo, name)
     if opened.more:
         log.warning("%s has more than one frame or page; only the first is restored", name)
-    orientation = None if opened.turned else photo.orientation or orientation_in(opened.xmp)
     image = upright(opened.image, orientation, name)
     colour, alpha = split_alpha(image)
     adobe = Encoding(ADOBE_GAMMA, ADOBE_PRIMARIES) if photo.adobe and colour.mode == "RGB" else None

@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import BinaryIO
 
@@ -32,8 +32,9 @@ FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range
 UNREADABLE_FRAMES = FRAMES - {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # lossless and hierarchical ones
 # A marker inside entropy-coded data: not a stuffed 0, not a restart, not a fill byte.
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 # Appended to find out whether a decoder still misses bits: whatever it decodes of these differs.
-PADDINGS = (b"", b"\xaa" * 4096, b"\x55" * 4096)
+PADDINGS = (b"\xaa" * 4096, b"\x55" * 4096)
 SEGMENTS_AT_MOST = 100_000
 
 
@@ -69,7 +70,7 @@ def read_jpeg(file: BinaryIO, path: str, name: str) -> Opened:
     height, width = struct.unpack(">HH", found.frame[1:5])
     check_size((width, height), file, path)
     if found.end is None:
-        if not (_covers_all(found) and _has_every_block(found)):
+        if not (_covers_all(found) and _is_whole(found)):
             raise OSEDiffError(
                 f"{path} is cut off: pixels are missing at its end; copy it again from where it came"
             )
@@ -103,8 +104,7 @@ def _segments(content: bytes) -> Segments:
     for _ in range(SEGMENTS_AT_MOST):
         marker = MARKER.search(content, at)
         if marker is None:
-            # A copy that was broken off may be filled up with zeros.
-            found.pixels.append(content[at:].rstrip(b"\0") if found.scans else b"")
+            found.pixels.append(content[at:] if found.scans else b"")
             break
         kind = content[marker.start() + 1]
         # Between segments this is empty, or rubbish; after the head of a scan it is the entropy-coded data.
@@ -147,10 +147,28 @@ def _covers_all(found: Segments) -> bool:
     return all(seen[component] >= set(range(64)) for component in components)
 
 
-def _has_every_block(found: Segments) -> bool:
-    """Whether the last scan is whole: then nothing that follows it changes a pixel."""
-    first, *others = [np.asarray(_decoded(found, padding)) for padding in PADDINGS]
-    return all(np.array_equal(first, other) for other in others)
+def _is_whole(found: Segments) -> bool:
+    """Whether the last scan, which no end follows, has all of its bits.
+
+    A copy that was broken off may be filled up with zeros. Zeros can be pixels too, but then there is not one
+    too many of them.
+    """
+    last = found.pixels[-1]
+    filled = last.rstrip(b"\0")
+    filled += b"\0" * filled.endswith(b"\xff")  # a zero belongs to each 255
+    if _needs_nothing(found, filled):
+        return True
+    return filled != last and _needs_nothing(found, last) and not _needs_nothing(found, last[:-1])
+
+
+def _needs_nothing(found: Segments, last: bytes) -> bool:
+    """Whether nothing that follows the last scan changes a pixel."""
+    restarts = RESTART.findall(last)
+    # A decoder that waits for a restart skips all before it.
+    following = bytes([0xFF, 0xD0 + (restarts[-1][0] - 0xD0 + 1) % 8 if restarts else 0xD0])
+    scan = replace(found, pixels=[*found.pixels[:-1], last])
+    first = np.asarray(_decoded(scan, b""))
+    return all(np.array_equal(first, np.asarray(_decoded(scan, p + following + p))) for p in PADDINGS)
 
 
 def _named(found: Segments, kind: int, name: bytes) -> bytes | None:

@@ -70,12 +70,16 @@ def check_size(size: tuple[int, int], file: BinaryIO, path: str) -> None:
         )
 
 
-def true_notes(opened: Opened, photo: Photo, name: str) -> Notes:
-    """Return the notes as they are true of the upright picture: with resolution turned, and XMP cleaned."""
-    notes, lost, xmp = opened.notes, set(opened.notes.lost), None
+def true_notes(opened: Opened, photo: Photo, name: str) -> tuple[Notes, object]:
+    """Return the notes as they are true of the upright picture, and the orientation of the pixels.
+
+    Resolution is turned with the picture, and XMP is without the old pixels. EXIF's orientation comes first.
+    """
+    notes, lost, xmp, orientation = opened.notes, set(opened.notes.lost), None, photo.orientation
     if opened.xmp:
         try:
-            xmp = true_xmp(opened.xmp)
+            xmp, stated = true_xmp(opened.xmp)
+            orientation = orientation or stated
         except ValueError as error:
             log.warning("%s: its XMP cannot be used (%s) and was left out", name, error)
         if GAIN_MAP.search(opened.xmp):
@@ -83,11 +87,6 @@ def true_notes(opened: Opened, photo: Photo, name: str) -> Notes:
     dpi = notes.dpi or photo.dpi
     if dpi is not None and not all(LOWEST_DPI <= value <= HIGHEST_DPI for value in dpi):  # nan is neither
         dpi = None
-    sideways = isinstance(photo.orientation, int) and photo.orientation >= 5
-    return replace(notes, dpi=dpi[::-1] if dpi and sideways else dpi, xmp=xmp, lost=frozenset(lost))
-
-
-def orientation_in(xmp: bytes | None) -> int | None:
-    """The orientation that XMP states, for files without EXIF; None where it states none."""
-    found = re.search(rb"tiff:Orientation(?:=[\"']|>)([1-8])", xmp or b"")
-    return int(found[1]) if found else None
+    sideways = isinstance(orientation, int) and orientation >= 5
+    dpi = dpi[::-1] if dpi and sideways else dpi
+    return replace(notes, dpi=dpi, xmp=xmp, lost=frozenset(lost)), None if opened.turned else orientation

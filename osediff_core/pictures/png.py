@@ -33,6 +33,7 @@ COLOUR |= {b"cHRM": "its primaries", b"tRNS": "its transparency", b"eXIf": "its 
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 XMP_KEY, RAW_EXIF = "XML:com.adobe.xmp", "Raw profile type exif"
 INCH = 0.0254  # in metres, the unit of pHYs
+KEYS = {0: 2, 2: 6, 3: 256}  # bytes of tRNS by the kind of colours; of palettes, at most so many
 # Samples a pixel, and how Pillow decodes them to bytes: as they are, or high bytes and low bytes apart.
 DEEP = {2: ("RGB", "RGB;16B", "RGB;16L"), 4: ("RGBA", "RGBA", None), 6: ("RGBA", "RGBA;16B", "RGBA;16L")}
 
@@ -111,6 +112,10 @@ def _chunks(file: BinaryIO, path: str, name: str) -> Chunks:
         raise OSEDiffError(
             f"{path} is damaged or cut off: it holds no pixels; copy it again from where it came"
         )
+    key, most = found.single.get(b"tRNS"), KEYS.get(found.single[b"IHDR"][9])
+    if key is not None and (most is None or (len(key) != most if most < 256 else not 1 <= len(key) <= most)):
+        log.warning("%s: its transparency is damaged and was left out", name)
+        del found.single[b"tRNS"]
     if not ended:
         log.warning("%s: its end is missing; every pixel is there", name)
     return found

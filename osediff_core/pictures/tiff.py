@@ -183,7 +183,11 @@ def _samples(file: BinaryIO, tags: Mapping[int, Any], layout: Layout, path: str)
         for y in range(0, layout.height, down)
         for x in range(0, layout.width, across)
     ]
-    for (plane, y, x), offset, count in zip(places, offsets, counts, strict=True):
+    if min(len(offsets), len(counts)) < len(places):
+        raise OSEDiffError(
+            f"{path} is damaged: {len(places)} parts of pixels, {len(offsets)} places; copy it again"
+        )
+    for (plane, y, x), offset, count in zip(places, offsets, counts, strict=False):
         rows = down if tiled else min(down, layout.height - y)
         file.seek(offset)
         part = _part(file, count, (rows, across, deep), tags.prefix, layout, path)  # type: ignore[attr-defined]
@@ -198,7 +202,7 @@ def _part(
     """Read a strip or a tile, (rows, columns, samples), from where the file stands."""
     wanted = shape[0] * shape[1] * shape[2] * layout.bits // 8
     if layout.compression == PLAIN:
-        content = file.read(wanted)
+        content = file.read(min(count or wanted, wanted))  # some old software left the counts out
     else:
         content = zlib.decompressobj().decompress(file.read(count), wanted)
     if len(content) < wanted:

@@ -7,11 +7,12 @@ import logging
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.pictures.blocks import Notes
 from osediff_core.pictures.images import Picture, decode_image
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ def load(item: Item) -> Picture:
         content = item.read()
     except OSError as error:
         raise OSEDiffError(f"{item.name} cannot be opened: {error.strerror or error}") from error
-    return decode_image(content, item.name)
+    # The caches count pixels: what else a file said would be kept uncounted.
+    return replace(decode_image(content, item.name), exif=None, notes=Notes())
 
 
 def find_pictures(sources: Iterable[str | Path]) -> list[Item]:
