@@ -76,8 +76,9 @@ def read_exif(load: Callable[[], Image.Exif] | None, name: str) -> Photo:
         old = load()
         orientation = old.get(ORIENTATION)
         dpi = _resolution(old)
-        # Pillow looks for this block inside the camera's, and fails where that is not there.
-        rule = old.get_ifd(INTEROPERABILITY).get(1) if old.get_ifd(CAMERA_BLOCK) else None
+        # Pillow looks for this block inside the camera's, and may fail where it is not there.
+        inside = INTEROPERABILITY in old.get_ifd(CAMERA_BLOCK)
+        rule = old.get_ifd(INTEROPERABILITY).get(1) if inside else None
         adobe = str(rule).startswith("R03")
         return Photo(_kept(old), orientation, dpi, adobe)
     except Exception as error:  # damaged blocks make Pillow raise anything; the picture itself is fine

@@ -79,6 +79,7 @@ def _by_pillow(file: BinaryIO, kind: str, path: str) -> Opened:
         with Image.open(file, formats=(kind,)) as image:
             check_size(image.size, file, path)
             more = bool(getattr(image, "is_animated", False))
+            profile, encoding = _colours(file, kind, image.info, path)
             image.load()
     except UnidentifiedImageError as error:
         raise OSEDiffError(
@@ -86,7 +87,6 @@ def _by_pillow(file: BinaryIO, kind: str, path: str) -> Opened:
         ) from error
     info = image.info
     exif, xmp = info.get("exif"), info.get("xmp")
-    profile, encoding = _colours(file, kind, info, path)
     comment = info.get("comment", b"").decode("utf-8", "replace") if kind == "GIF" else ""
     return Opened(
         image,

@@ -27,7 +27,8 @@ ACROSS, DOWN, UNIT, PLANAR, PREDICTOR, COLOUR_MAP, EXTRA, FORMAT = 282, 283, 296
 SUBSAMPLING, PROFILE, INK_SET = 530, 34675, 332
 PLAIN, DEFLATE = 1, (8, 32946)
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
-COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, CMYK: 4}  # samples of a pixel without the extra ones
+MODES = {WHITE_IS_ZERO: "L", BLACK_IS_ZERO: "L", RGB: "RGB", CMYK: "CMYK", YCBCR: "YCbCr"}
+COLOURS = {kind: Image.getmodebands(mode) for kind, mode in MODES.items()}  # samples without the extra ones
 KINDS = {
     WHITE_IS_ZERO: "grey",
     BLACK_IS_ZERO: "grey",
@@ -37,6 +38,8 @@ KINDS = {
     YCBCR: "YCbCr",
 }
 KINDS |= {LAB: "Lab", 32803: "camera raw", 34892: "camera raw", 32844: "LogL", 32845: "LogLuv"}
+# Modes of Pillow that have no alpha: where there is one, they go through their profile first.
+CONVERTED_WITH_ALPHA = ("CMYK", "YCbCr")
 TYPES = {1: "u", 2: "i", 3: "f"}
 TYPE_NAMES = {"u": "unsigned", "i": "signed", "f": "floating-point"}
 TYPES_READ = ("u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8")
@@ -89,7 +92,7 @@ def read_tiff(file: BinaryIO, path: str, name: str) -> Opened:
         image = _to_image(_samples(file, tags, layout, path), layout, _bytes(tags, PROFILE), name)
     else:
         image = _by_pillow(file, tags, layout, path, name)
-    consumed = layout.photometric == CMYK and image.mode == "RGBA"  # its profile has been gone through
+    consumed = image.mode == "RGBA" and MODES.get(layout.photometric) in CONVERTED_WITH_ALPHA
     return Opened(
         image,
         profile=None if consumed else _bytes(tags, PROFILE),
@@ -158,7 +161,8 @@ def _is_ours(layout: Layout, tags: Mapping[int, Any]) -> bool:
     whole = layout.dtype in TYPES_READ and layout.samples >= COLOURS.get(
         layout.photometric, layout.samples + 1
     )
-    return plain and predicted and whole and tags.get(FILL_ORDER, 1) == 1 and _ink(layout, tags)
+    even = layout.photometric != YCBCR or tuple(tags.get(SUBSAMPLING, (2, 2))) == (1, 1)
+    return plain and predicted and whole and even and tags.get(FILL_ORDER, 1) == 1 and _ink(layout, tags)
 
 
 def _ink(layout: Layout, tags: Mapping[int, Any]) -> bool:
@@ -228,13 +232,13 @@ def _to_image(values: np.ndarray, layout: Layout, profile: bytes | None, name: s
     shown = levels(values[..., :colours], name)
     if layout.photometric == WHITE_IS_ZERO:
         shown = 255 - shown
-    mode = {1: "L", 3: "RGB", 4: "CMYK"}[colours]
+    mode = MODES[layout.photometric]
     image = Image.frombytes(mode, (layout.width, layout.height), shown.tobytes())
     kind = next((kind for kind in extra if kind in (PREMULTIPLIED, UNASSOCIATED)), None)
     if kind is None or colours + extra.index(kind) >= layout.samples:
         return image
     alpha = Image.fromarray(levels(values[..., colours + extra.index(kind)], name))
-    if mode == "CMYK":
+    if mode in CONVERTED_WITH_ALPHA:
         image, mode = to_srgb(image, profile, name), "RGB"
     if kind == UNASSOCIATED:
         image.putalpha(alpha)
@@ -274,8 +278,7 @@ def _is_pillows(layout: Layout, tags: Mapping[int, Any]) -> bool:
     if layout.bits > 16:
         return False
     if layout.photometric in (YCBCR, LAB):
-        halved = layout.photometric == YCBCR and layout.compression == PLAIN
-        return not layout.planar and not (halved and tuple(tags.get(SUBSAMPLING, (2, 2))) != (1, 1))
+        return not layout.planar and not (layout.photometric == YCBCR and layout.compression == PLAIN)
     return not (layout.planar and layout.compression == PLAIN and layout.bits != 8)
 
 

@@ -289,7 +289,10 @@ def test_it_is_turned_upright_whoever_reads_it(tmp_path, orientation, dtype):
 
 
 def test_bigtiff(tmp_path):
-    grey = np.rint(TRUTH[..., 0] * 255).astype(np.uint8)
-    Image.fromarray(grey).save(tmp_path / "a.tif", big_tiff=True)
-    assert (tmp_path / "a.tif").read_bytes()[:4] == b"II+\0"
+    grey = np.rint(TRUTH[..., 0] * 65535).astype("<u2").tobytes()
+    tags = [(256, WIDTH), (257, HEIGHT), (258, 16), (259, 1), (262, 1), (273, 16), (277, 1), (278, HEIGHT)]
+    tags += [(279, len(grey))]
+    directory = struct.pack("<Q", len(tags)) + b"".join(struct.pack("<HHQQ", n, 4, 1, v) for n, v in tags)
+    head = struct.pack("<4sHHQ", b"II+\0", 8, 0, 16 + len(grey))
+    (tmp_path / "a.tif").write_bytes(head + grey + directory + bytes(8))
     assert apart(tmp_path / "a.tif", "grey") <= 1 / 255

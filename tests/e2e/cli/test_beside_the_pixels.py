@@ -1,4 +1,4 @@
-"""The command line keeps what a file says beside its pixels, says once a run that it is lost, or strips it."""
+"""The command line keeps what a file says beside its pixels, says once that it is lost, or strips it."""
 
 from __future__ import annotations
 
