@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from osediff_core.color import to_levels
 from train.config import TrainConfig, read_config
 from train.data import build_dataset
 from train.dead_leaves import dead_leaves
@@ -33,7 +34,7 @@ def write_pictures(folder: Path, count: int, side: int) -> tuple[Path, Path]:
     pictures.mkdir()
     for number in range(count):
         picture = dead_leaves(side, torch.Generator().manual_seed(number))
-        pixels = picture.mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
+        pixels = to_levels(picture).permute(1, 2, 0).contiguous().numpy()
         Image.fromarray(pixels).save(pictures / f"{number}.jpg", quality=92)
     with tarfile.open(shard, "w") as tar:
         tar.add(pictures, arcname=".")

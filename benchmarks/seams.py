@@ -20,6 +20,7 @@ from torch import Tensor
 
 from osediff_core import OSEDiff, restore
 from osediff_core.pipeline.unet_tiles import Box, grid
+from train.evaluate import quantise
 
 LEVEL = 1 / 255
 MARGIN = 16  # image pixels at the picture's own edge, where convolutions see zeros
@@ -65,11 +66,6 @@ def planted(image: Tensor, boxes: list[Box], reduction: int, step: float = LEVEL
     return image
 
 
-def as_saved(image: Tensor) -> Tensor:
-    """Return an image in [0, 1] rounded to 8 bits, where what is far below one level is gone."""
-    return (image * 255).round() / 255
-
-
 def gradients(height: int, width: int) -> dict[str, Tensor]:
     """Return smooth pictures, (1, 3, height, width) in [0, 1]: a slope, a disc of light, and a slow wave."""
     y, x = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)[None]
@@ -91,9 +87,9 @@ def row(model: OSEDiff, name: str, lq: Tensor, tile: int, overlap: int) -> str:
     ratios = []
     image = restore(model, lq, tile=tile, overlap=overlap)
     for picture in (image, restore(model, lq, tile="off"), planted(image, boxes, f)):
-        ratios.append(seam_ratio(as_saved(picture), boxes, f))
+        ratios.append(seam_ratio(quantise(picture), boxes, f))
     bare = grid(-(-height // f), -(-width // f), tile, 0)
-    ratios.append(seam_ratio(as_saved(restore(model, lq, tile=tile, overlap=0)), bare, f))
+    ratios.append(seam_ratio(quantise(restore(model, lq, tile=tile, overlap=0)), bare, f))
     return f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |"
 
 

@@ -33,7 +33,7 @@ from benchmarks.full_size import Memory, build
 from benchmarks.published import publish, restore_published
 from benchmarks.reference import as_diffusers
 from osediff_core import OSEDiff
-from osediff_core.color import match_color
+from osediff_core.color import match_color, to_levels
 from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import decode, encode_prompt, prepare, restore
 from osediff_core.pipeline.runtime import Runtime
@@ -133,7 +133,7 @@ def measure(setting: Setting, base: Path, times: int, out: Path) -> dict[str, fl
     memory = Memory()
     height, width = setting.shape
     lq = torch.rand(setting.batch, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(0))
-    lq = (lq * 255).round().to(torch.uint8)
+    lq = to_levels(lq)
     start = time.perf_counter()
     run = runner(setting, base)
     loaded = time.perf_counter() - start

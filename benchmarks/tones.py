@@ -24,6 +24,7 @@ from torch import Tensor
 from osediff_core import OSEDiff, restore
 from osediff_core.choices import COLORS
 from osediff_core.resize import resize_bicubic
+from train.evaluate import quantise
 from train.heldout import HELD_OUT, folder_pictures, read_heldout
 
 SCALE = 4
@@ -45,7 +46,7 @@ def shrink(picture: Tensor) -> Tensor:
 
 def light(lq: Tensor, factors: tuple[float, float, float]) -> Tensor:
     """Multiply the channels of (1, 3, h, w), rounded to 8 bits."""
-    return (lq * torch.tensor(factors).view(1, 3, 1, 1) * 255).round() / 255
+    return quantise(lq * torch.tensor(factors).view(1, 3, 1, 1))
 
 
 def tone_errors(sr: Tensor, lq: Tensor) -> Tensor:

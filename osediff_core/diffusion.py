@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import limits
 from .errors import OSEDiffError
 
 
@@ -31,10 +32,15 @@ def alphas_cumprod(scheduler: Mapping[str, Any]) -> Tensor:
 
 def _betas(scheduler: Mapping[str, Any]) -> Tensor:
     """Return the noise variances, (T,) float32."""
-    if scheduler.get("trained_betas") is not None:
-        return torch.tensor(scheduler["trained_betas"], dtype=torch.float32)
-    steps = int(scheduler.get("num_train_timesteps", 1000))
-    start, end = float(scheduler.get("beta_start", 0.0001)), float(scheduler.get("beta_end", 0.02))
+    trained = scheduler.get("trained_betas")
+    if trained is not None:
+        numbers = trained if isinstance(trained, list | tuple) else ()
+        betas = torch.tensor([_beta("trained_betas", n) for n in numbers[: limits.SCHEDULE_STEPS + 1]])
+        _steps("the length of trained_betas", len(betas))
+        return betas
+    steps = _steps("num_train_timesteps", scheduler.get("num_train_timesteps", 1000))
+    start = _beta("beta_start", scheduler.get("beta_start", 0.0001))
+    end = _beta("beta_end", scheduler.get("beta_end", 0.02))
     schedule = scheduler.get("beta_schedule", "linear")
     if schedule == "linear":
         return torch.linspace(start, end, steps, dtype=torch.float32)
@@ -44,6 +50,23 @@ def _betas(scheduler: Mapping[str, Any]) -> Tensor:
         f"the scheduler of this base has beta_schedule {schedule!r}, but only linear and scaled_linear are "
         "known: use a base of the Stable Diffusion 1 or 2 family"
     )
+
+
+def _beta(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise OSEDiffError(
+            f"the scheduler of this base has {name} {value!r}, expected from 0 to below 1: get the base again"
+        )
+    return float(value)
+
+
+def _steps(name: str, value: object) -> int:
+    if not isinstance(value, int) or not 1 <= value <= limits.SCHEDULE_STEPS:
+        raise OSEDiffError(
+            f"the scheduler of this base has {name} {value!r}, expected 1 to {limits.SCHEDULE_STEPS:,}: "
+            "get the base again"
+        )
+    return value
 
 
 def predict_x0(z_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:

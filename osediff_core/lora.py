@@ -6,7 +6,7 @@ other name is that of a parameter that was trained in full, as conv_in's weight 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -94,11 +94,31 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Raise OSEDiffError, naming the first keys, unless every tensor has its place in `module`."""
     shapes = {name: p.shape for name, p in module.named_parameters()}
     misfits = [text for key in tensors if (text := _misfit(key, tensors, shapes))]
+    if len(misfits) == len(tensors) and (prefix := foreign_prefix(_places(shapes), tensors)):
+        raise OSEDiffError(
+            f"the names in the checkpoint begin with {prefix!r}, which no name of a base does "
+            f"({min(tensors)}): save it without"
+        )
     if misfits:
         raise OSEDiffError(
             f"the checkpoint does not fit this base ({len(misfits)} of {len(tensors)} tensors): "
             f"{'; '.join(misfits[:3])}; use it with the base that it was trained on"
         )
+
+
+def foreign_prefix(expected: Iterable[str], found: Iterable[str]) -> str:
+    """Return what stands before an expected name in a name that was found, "" where that explains nothing."""
+    names = tuple(f".{name}" for name in expected)
+    for key in found:
+        if key.endswith(names):
+            return min((key.removesuffix(name[1:]) for name in names if key.endswith(name)), key=len)
+    return ""
+
+
+def _places(parameters: Iterable[str]) -> list[str]:
+    """Return what the tensors of a checkpoint may be called for these parameters."""
+    layers = [(name, name.removesuffix(".weight")) for name in parameters]
+    return [place for name, layer in layers for place in (name, layer + A, layer + B)]
 
 
 def _misfit(key: str, tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> str | None:

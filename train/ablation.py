@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import sys
 import time
@@ -18,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from osediff_core.base.load import DEMO_BASE
+from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.pipeline.run import restore
-from osediff_core.whole_files import write_whole
+from osediff_core.whole_files import sweep, write_whole
 
 from .config import TrainConfig, read_config, to_toml
+from .console import refuse, start_console
 from .evaluate import SCALE, Pair, bicubic, degraded_pairs, measure
 from .heldout import heldout_crops
 from .loop import train
@@ -86,6 +87,7 @@ def run_all(base: TrainConfig, seeds: int, pairs: list[Pair]) -> list[Result]:
     """Train and measure what has no result yet, seed by seed; results are kept in the run's folder."""
     store = Path(base.run.out) / "results.json"
     store.parent.mkdir(parents=True, exist_ok=True)
+    sweep(store.parent)
     known = [Result(**item) for item in json.loads(store.read_text())] if store.exists() else []
     results = []
     for seed in range(seeds):
@@ -183,7 +185,7 @@ for {seeds} runs. Each cell is a test of its own, so one of many may be bold by 
 def main(argv: list[str] | None = None) -> int:
     """Train, print and write the table; returns the exit status."""
     args = parse(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    start_console()
     try:
         config = shortened(read_config(TrainConfig, args.config), args.steps)
         pairs = degraded_pairs(heldout_crops(), seed=1000)
@@ -195,9 +197,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         write_whole(args.doc, page(config, args.seeds, pairs, tables, base).encode())
     except OSEDiffError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"{tables}\n\nwritten to {args.doc}\n")
+        return refuse(error)
+    show(f"{tables}\n\nwritten to {args.doc}")
     return 0
 
 

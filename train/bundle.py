@@ -14,8 +14,12 @@ from torch import Tensor
 
 from osediff_core.base.folder import write_network
 from osediff_core.base.load import load_base
+from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from osediff_core.whole_files import write_whole, writing
+
+from .console import refuse, start_console
 
 
 def halve(checkpoint: Checkpoint, base: str) -> Checkpoint:
@@ -34,7 +38,7 @@ def forget_origin(config: Path) -> None:
     """Take out where the part was loaded from, which transformers writes into its config."""
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings.pop("_name_or_path", None)
-    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_whole(config, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def bundle(base: Path, weights: Path, out: Path) -> int:
@@ -43,11 +47,12 @@ def bundle(base: Path, weights: Path, out: Path) -> int:
     checkpoint = halve(read_checkpoint(weights), "the bundled demo base")
     write_network(out / "base" / "unet", parts.unet)
     write_network(out / "base" / "vae", parts.vae)
-    parts.text_encoder.save_pretrained(out / "base" / "text_encoder")
-    forget_origin(out / "base" / "text_encoder" / "config.json")
-    for name in ("tokenizer", "scheduler"):
-        shutil.copytree(base / name, out / "base" / name, dirs_exist_ok=True)
-    shutil.copy(base / "model_index.json", out / "base")
+    with writing(out):
+        parts.text_encoder.save_pretrained(out / "base" / "text_encoder")
+        forget_origin(out / "base" / "text_encoder" / "config.json")
+        for name in ("tokenizer", "scheduler"):
+            shutil.copytree(base / name, out / "base" / name, dirs_exist_ok=True)
+        shutil.copy(base / "model_index.json", out / "base")
     write_checkpoint(out / "osediff_demo.safetensors", checkpoint)
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
@@ -58,12 +63,12 @@ def main() -> int:
     for name in ("base", "weights", "out"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
+    start_console()
     try:
         size = bundle(args.base, args.weights, args.out)
     except OSEDiffError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"{args.out}: {size / 1e6:.1f} MB\n")
+        return refuse(error)
+    show(f"{args.out}: {size / 1e6:.1f} MB")
     return 0
 
 

@@ -6,7 +6,6 @@ They are the run's own samples, those that training with this configuration and 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,22 +14,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import write_image
 
 from .config import TrainConfig, read_config
+from .console import refuse, start_console
 from .data import REMARKS, Sample, build_dataset
+from .report import contact_sheet
 
 PAIRS_ACROSS = 4
 
 
 def sheet(samples: list[Sample]) -> Tensor:
-    """Lay pairs LQ | HQ out, four across: (1, 3, H, W) in [0, 1]; the last row is filled up with grey."""
-    pairs = [torch.cat([sample["lq"], sample["hq"]], dim=2) for sample in samples]  # (3, crop, 2 crop)
-    across = min(PAIRS_ACROSS, len(pairs))
-    pairs += [torch.full_like(pairs[0], 0.5)] * (-len(pairs) % across)
-    rows = [torch.cat(pairs[i : i + across], dim=2) for i in range(0, len(pairs), across)]
-    return torch.cat(rows, dim=1)[None]
+    """Lay pairs LQ | HQ out, four across: (1, 3, H, W) in [0, 1]."""
+    lq, hq = (torch.stack([sample[half] for sample in samples]) for half in ("lq", "hq"))  # (N, 3, H, W)
+    return contact_sheet(lq, hq, across=min(PAIRS_ACROSS, len(samples)))[None]
 
 
 def remarks(samples: Iterable[Sample]) -> dict[str, int]:
@@ -54,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.count < 1 or args.first < 0:
         parser.error("--count must be at least 1, and --first at least 0")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    start_console()
     try:
         config = read_config(TrainConfig, args.config)
         data = config.data
@@ -65,10 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         samples = [dataset[index] for index in range(args.first, args.first + args.count)]
         write_image(args.out, sheet(samples))
     except OSEDiffError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return refuse(error)
     odd = ", ".join(f"{count} {name}" for name, count in remarks(samples).items() if count) or "nothing odd"
-    sys.stdout.write(f"{len(samples)} pairs LQ | HQ in {args.out} ({odd})\n")
+    show(f"{len(samples)} pairs LQ | HQ in {args.out} ({odd})")
     return 0
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +19,15 @@ from torch import Tensor
 
 from osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS
 from osediff_core.choices import COLORS
+from osediff_core.color import to_levels
+from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.pipeline.run import restore
 from osediff_core.resize import resize_bicubic
+from osediff_core.whole_files import write_whole
 
+from .console import refuse, start_console
 from .degradation import DegradationConfig, degrade_to_lq_size
 from .heldout import as_batch, folder_pictures, heldout_crops
 from .metrics import gaussian_blur, psnr, psnr_y, sharpness, ssim_y
@@ -64,7 +67,7 @@ def degraded_pairs(pictures: list[tuple[str, Tensor]], seed: int) -> list[Pair]:
         generator = torch.Generator().manual_seed(seed + i)
         hq = as_batch(picture)  # (1, 3, H, W)
         lq = degrade_to_lq_size(hq[0], DegradationConfig(), generator)[None]  # (1, 3, H/4, W/4)
-        pairs.append(Pair(name, hq, (lq * 255).round().to(torch.uint8)))
+        pairs.append(Pair(name, hq, to_levels(lq)))
     return pairs
 
 
@@ -91,7 +94,7 @@ def bicubic(lq: Tensor) -> Tensor:
 
 def quantise(image: Tensor) -> Tensor:
     """What an 8-bit file keeps of (B, 3, H, W) in [0, 1]."""
-    return (image * 255).round() / 255
+    return to_levels(image).float() / 255
 
 
 def measure(
@@ -186,7 +189,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     args = parse(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    start_console()
     try:
         pictures = heldout_crops() if args.hq is None else folder_pictures(args.hq, SCALE * 4)
         pairs = real_pairs(args.hq, args.lq) if args.hq and args.lq else degraded_pairs(pictures, args.seed)
@@ -199,13 +202,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.sheet:
             write_sheet(args.sheet, models, pairs[::5][:6], args.color)
         if args.json:
-            args.json.write_text(json.dumps([vars(row) for row in rows], indent=2))
+            write_whole(args.json, json.dumps([vars(row) for row in rows], indent=2).encode())
     except OSEDiffError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(
+        return refuse(error)
+    show(
         f"{len(pairs)} pictures, colours: {args.color}\n\n{format_table(rows)}\n\n"
-        f"VAE round trip, RGB PSNR: mean {mean:.1f} dB, worst picture {worst:.1f} dB\n"
+        f"VAE round trip, RGB PSNR: mean {mean:.1f} dB, worst picture {worst:.1f} dB"
     )
     return 0
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.weights.checkpoint import write_checkpoint
 
+from .agreement import check_agreement, from_first, together
 from .averages import averaging
 from .config import TrainConfig, to_toml
 from .data import PictureDataset, build_dataset
@@ -30,13 +33,16 @@ from .setup import check_folder, embed_prompts, fingerprint, init_generator, mak
 from .shares import Share
 from .state import (
     check_same_run,
+    checksum,
     library_versions,
     newest_state,
     prune,
     random_state,
-    read_state,
+    read_newest_state,
     restore_random_state,
+    shared_settings,
     state_path,
+    write_pictures,
     write_state,
 )
 from .steps import Batch, Stepper
@@ -48,6 +54,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NEWEST, BEST = "osediff.safetensors", "osediff_best.safetensors"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+SHOWN = 12  # digits of a checksum that people are shown
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -57,13 +65,16 @@ def train(config: TrainConfig) -> Path:
     Ends early, with a checkpoint, on SIGINT and SIGTERM. Raises OSEDiffError for what a person can mend.
     """
     accelerator = start_processes(config.run)
+    trainer = together(accelerator, lambda: _prepared(config, accelerator))
+    trainer.resume()
+    return trainer.run()
+
+
+def _prepared(config: TrainConfig, accelerator: Accelerator) -> Trainer:
+    """Find the pictures, look at the folder, which nobody has written to yet, and load the networks."""
     dataset = build_dataset(config.data, config.degradation, config.run.seed)
     check_folder(config.run)
-    accelerator.wait_for_everyone()  # all have seen the folder before the first writes to it
-    trainer = Trainer(config, dataset, accelerator)
-    if config.run.resume:
-        trainer.resume()
-    return trainer.run()
+    return Trainer(config, dataset, accelerator)
 
 
 class Trainer:
@@ -98,6 +109,9 @@ class Trainer:
         uses_perceptual = config.loss.lambda_perceptual > 0
         perceptual = build_perceptual(config.loss.perceptual, self.device) if uses_perceptual else None
         self.validation = Validation(config, self.feed, self.backbone, perceptual)
+        self.pictures = {"training pictures": dataset.listing()}
+        if config.data.validation:
+            self.pictures["validation pictures"] = self.validation.dataset.listing()
         self.stepper = Stepper(self.backbone, config, perceptual, prompt, negative, averaging(accelerator))
         decay = config.optim.ema_decay
         self.ema = RunningAverage(self.backbone.generator_parameters(), decay) if decay else None
@@ -116,12 +130,14 @@ class Trainer:
     # ---- running -----------------------------------------------------------------------------------
 
     def run(self) -> Path:
-        """Take the steps that are left; returns the newest checkpoint."""
-        if self.accelerator.is_main_process:
-            make_folder(self.config)
-        report = Report(self.config.run, self.step) if self.accelerator.is_main_process else None
+        """Take the steps that are left; returns the newest checkpoint.
+
+        Raises OSEDiffError in all processes where they would not take the same steps, or one cannot write.
+        """
+        check_agreement(self.accelerator, self._common())
+        report = together(self.accelerator, self._open)
         try:
-            with StopRequest() as stop:
+            with closing(report) if report else nullcontext(), StopRequest() as stop:
                 for batches in self.feed.rounds(self.step):
                     self._one_step(batches, report)
                     if self._stopped(stop):
@@ -131,10 +147,34 @@ class Trainer:
                         and self.step < self.config.run.steps
                     ):
                         self.save()
-        finally:
-            if report is not None:
-                report.close()
+        except OSError as error:  # of a log, whose library writes as it likes
+            if error.errno not in FULL:
+                raise
+            raise OSEDiffError(
+                f"training stopped after step {self.step}, the log could not be written: {error.strerror}; "
+                f"make room. {self._what_stands()}"
+            ) from error
         return self.save()
+
+    def _common(self) -> dict[str, object]:
+        """What the processes must have in common before the first step."""
+        return {
+            **shared_settings(self.config),
+            "the step": self.step,
+            "the base": self.base[:SHOWN],
+            **{
+                f"the {name}": f"{len(entries)}, checksum {checksum(entries)[:SHOWN]}"
+                for name, entries in self.pictures.items()
+            },
+            "what is trained": f"checksum {checksum(self._trained())[:SHOWN]}",
+        }
+
+    def _open(self) -> Report | None:
+        """Make the folder and the log, in the process that writes."""
+        if not self.accelerator.is_main_process:
+            return None
+        make_folder(self.config)
+        return Report(self.config.run, self.step)
 
     def _one_step(self, batches: list[Batch], report: Report | None) -> None:
         run = self.config.run
@@ -175,12 +215,21 @@ class Trainer:
     # ---- saving and resuming -----------------------------------------------------------------------
 
     def save(self) -> Path:
-        """Write the generator, under the step's number and as the newest, and the full state."""
+        """Write the generator, under the step's number and as the newest, and the full state.
+
+        Raises OSEDiffError in all processes where that cannot be done; what was there before stands.
+        """
         from accelerate.utils import gather_object
 
-        out, keep = Path(self.config.run.out), self.config.run.keep_last
         chances = gather_object([random_state(self.device)])  # of all processes
-        if self.accelerator.is_main_process:
+        together(self.accelerator, lambda: self._write(chances))
+        return Path(self.config.run.out) / NEWEST
+
+    def _write(self, chances: list[dict[str, Any]]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        out, keep = Path(self.config.run.out), self.config.run.keep_last
+        try:
             out.mkdir(parents=True, exist_ok=True)
             with self._exported():
                 checkpoint = self.backbone.checkpoint(self._metadata())
@@ -191,16 +240,33 @@ class Trainer:
             write_state(state_path(out, self.step), self._state(chances))
             for pattern in ("osediff_*.safetensors", "state_*.pt"):
                 prune(out, pattern, keep, self.step)
-        self.accelerator.wait_for_everyone()
-        return out / NEWEST
+        except (OSEDiffError, OSError) as error:
+            raise OSEDiffError(f"step {self.step} is not saved: {error}. {self._what_stands()}") from error
+
+    def _what_stands(self) -> str:
+        """Say what can be gone on from, and how much room the next try takes."""
+        newest = newest_state(Path(self.config.run.out))
+        if newest is None:
+            return "There is no state to go on from yet"
+        room = newest.stat().st_size / 2**20
+        return (
+            f"{newest} stands: go on from it with run.resume = true; a state takes {room:.1f} MiB, and "
+            "run.keep_last says how many are kept"
+        )
 
     def resume(self) -> None:
-        """Go on from the newest state in the folder, if any. OSEDiffError where it is another run's."""
-        path = newest_state(Path(self.config.run.out))
-        if path is None:
-            return
-        state = read_state(path)
-        check_same_run(state, self.config, self.base, self.share.global_batch, path)
+        """Go on from the newest whole state in the folder, if that is wanted and there is one.
+
+        The first process reads it for all. Raises OSEDiffError in all where it is another run's.
+        """
+        wanted, out = self.config.run.resume, Path(self.config.run.out)
+        found = from_first(self.accelerator, lambda: read_newest_state(out) if wanted else None)
+        if found is not None:
+            together(self.accelerator, lambda: self._take_up(*found))
+
+    def _take_up(self, path: Path, state: Mapping[str, Any]) -> None:
+        batch = self.share.global_batch
+        check_same_run(state, self.config, self.base, self.pictures, batch, path)
         self.step, self.best = state["step"], state["best"]
         self.backbone.load_generator(state["generator"])
         self.stepper.generator.restore(state["generator_updater"])
@@ -217,14 +283,22 @@ class Trainer:
         log.info("Going on after step %d of %s.", self.step, path)
 
     def _state(self, chances: list[dict[str, Any]]) -> dict[str, Any]:
-        critic, judge, discriminator = self.stepper.critic, self.stepper.judge, self.stepper.discriminator
         return {
             "step": self.step,
             "best": self.best,
             "config": to_toml(self.config),
             "base": self.base,
+            "pictures": write_pictures(self.pictures),
             "global_batch": self.share.global_batch,
             "libraries": library_versions(),
+            **self._trained(),
+            "random": chances,
+        }
+
+    def _trained(self) -> dict[str, Any]:
+        """What the steps change, equal in all processes."""
+        critic, judge, discriminator = self.stepper.critic, self.stepper.judge, self.stepper.discriminator
+        return {
             "generator": {name: p.detach() for name, p in self.backbone.generator_parameters().items()},
             "critic": {name: p.detach() for name, p in self.backbone.critic_parameters().items()},
             "generator_updater": self.stepper.generator.state(),
@@ -232,7 +306,6 @@ class Trainer:
             "discriminator": None if judge is None else judge.state_dict(),
             "discriminator_updater": None if discriminator is None else discriminator.state(),
             "ema": None if self.ema is None else self.ema.state(),
-            "random": chances,
         }
 
     def _is_best(self) -> bool:

@@ -14,11 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch import Tensor
 
-from osediff_core.errors import OSEDiffError
+from osediff_core.color import to_levels
+from osediff_core.commands.console import show
+from osediff_core.errors import OSEDiffError, printable
+from osediff_core.pictures.images import read_image, write_image
+from osediff_core.whole_files import sweep
 
+from .console import start_console
 from .dead_leaves import dead_leaves
 from .more_photographs import MORE, Photograph, crops_to_choose_by, shrunken
 
@@ -60,12 +63,10 @@ def bundled_photographs() -> list[Path]:
 
 def write_photographs(folder: Path) -> list[Path]:
     """Copy the bundled photographs as sRGB PNG into the folder; returns the files written."""
-    from osediff_core.pictures.images import read_image
-
     written = []
     for source in bundled_photographs():
         target = folder / f"photo_{source.stem}.png"
-        _to_pil(read_image(source).rgb[0]).save(target)
+        write_image(target, read_image(source).rgb)
         written.append(target)
     return written
 
@@ -77,8 +78,6 @@ def write_more(share: Path, folder: Path, wanted: Sequence[Photograph] = MORE) -
     pictures of the folder for training does not look there. Raises FileNotFoundError that names the package
     of the first absent one.
     """
-    from osediff_core.pictures.images import read_image
-
     for photograph in wanted:
         if not (share / photograph.file).is_file():
             raise FileNotFoundError(
@@ -86,6 +85,7 @@ def write_more(share: Path, folder: Path, wanted: Sequence[Photograph] = MORE) -
                 "or unpack it and name its folder usr/share."
             )
     (folder / "validation").mkdir(exist_ok=True)
+    sweep(folder / "validation")
     written = []
     for photograph in wanted:
         name, picture = Path(photograph.file).stem, shrunken(read_image(share / photograph.file).rgb[0])
@@ -93,7 +93,7 @@ def write_more(share: Path, folder: Path, wanted: Sequence[Photograph] = MORE) -
         if photograph.choosing:
             pieces = {f"validation/{name}_{n}": crop for n, crop in enumerate(crops_to_choose_by(picture))}
         for piece, pixels in pieces.items():
-            _to_pil(pixels).save(folder / f"{piece}.png")
+            write_image(folder / f"{piece}.png", pixels[None])
             written.append(folder / f"{piece}.png")
     return written
 
@@ -104,14 +104,9 @@ def write_leaves(folder: Path, count: int, seed: int, size: int = 512) -> list[P
     for index in range(count):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         target = folder / f"leaves_{seed}_{index:04d}.png"
-        _to_pil(dead_leaves(size, generator).mul(255).round().byte()).save(target)
+        write_image(target, to_levels(dead_leaves(size, generator))[None])
         written.append(target)
     return written
-
-
-def _to_pil(picture: Tensor) -> Image.Image:
-    """Hand a uint8 picture (3, H, W) to Pillow."""
-    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -124,18 +119,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--leaves", type=int, default=60, help="number of synthetic pictures (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic pictures (default 0)")
     args = parser.parse_args(argv)
+    start_console()
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)
+        sweep(args.out_dir)
         photographs = write_photographs(args.out_dir)
         more = write_more(args.more, args.out_dir) if args.more else []
         leaves = write_leaves(args.out_dir, args.leaves, args.seed)
     except (OSError, OSEDiffError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable(error)}\n")
         return 1
     crops = [path for path in more if path.parent != args.out_dir]
     kept_out = f", {len(crops)} crops in {args.out_dir / 'validation'}" if crops else ""
     count = len(photographs) + len(more) - len(crops)
-    sys.stdout.write(f"{count} photographs and {len(leaves)} leaves in {args.out_dir}{kept_out}\n")
+    show(f"{count} photographs and {len(leaves)} leaves in {args.out_dir}{kept_out}")
     return 0
 
 

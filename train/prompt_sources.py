@@ -6,7 +6,6 @@ The published training tags HQ with RAM; the paper, and all restoring, tags LQ w
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from osediff_core import limits
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
-from osediff_core.whole_files import write_whole
+from osediff_core.text_files import parse_json, read_text
+from osediff_core.whole_files import sweep, write_whole
+
+from .recent import Recent
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Prompter:
         self.describe = build_describe(config, device) if looks else None
         if config.source != "fixed":
             nn.Module.to(model.text_encoder, device)
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._kept: Recent[str, Tensor] = Recent(config.keep)
 
     def words(self, lq: Tensor, hq: Tensor, names: Sequence[str]) -> list[str] | None:
         """Give a prompt for each picture, lq and hq (B, 3, H, W) in [0, 1]; None: all have the fixed one."""
@@ -103,19 +106,15 @@ class Prompter:
 
     @torch.no_grad()
     def _embed(self, prompt: str) -> Tensor:
-        if prompt not in self._kept:
-            self._kept[prompt] = self.model.encode_prompt([prompt]).cpu()  # (1, L, D)
-            if len(self._kept) > self.config.keep:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(prompt)
-        return self._kept[prompt].to(self.device)
+        embedding = self._kept.get(prompt, lambda: self.model.encode_prompt([prompt]).cpu())  # (1, L, D)
+        return embedding.to(self.device)
 
 
 def read_prompts(config: PromptConfig) -> dict[str, str]:
     """Read a file of prompts: picture name -> prompt. OSEDiffError where it is none, or made otherwise."""
     path = Path(config.file)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path, limits.LIST_BYTES))
         made, prompts = content["made"], content["prompts"]
     except OSError as error:
         raise OSEDiffError(
@@ -133,8 +132,10 @@ def write_prompts(config: PromptConfig, prompts: dict[str, str]) -> None:
     """Write the file of prompts whole. Raises OSEDiffError where it cannot be written."""
     path = Path(config.file)
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
     content = {"made": how_made(config), "prompts": prompts}
-    write_whole(path, json.dumps(content, ensure_ascii=False, indent=0).encode())
+    text = json.dumps(content, ensure_ascii=False, indent=0)
+    write_whole(path, text.encode(errors="backslashreplace"))  # JSON's escape for bytes that are not UTF-8
 
 
 def how_made(config: PromptConfig) -> dict[str, str]:

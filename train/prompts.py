@@ -8,7 +8,6 @@ An interrupted run goes on where it was.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from osediff_core.base.load import resolve_device
+from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.resize import resize_bicubic
 
 from .config import TrainConfig, read_config
+from .console import refuse, start_console
 from .data import build_dataset, build_validation
 from .data.sources import Found, Source
 from .degradation import degrade
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="training configuration (TOML)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    start_console()
     try:
         config = read_config(TrainConfig, args.config)
         if config.prompts.source == "fixed" or not config.prompts.file:
@@ -79,9 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         describe = build_describe(config.prompts, torch.device(resolve_device(args.device)))
         prompts = make_prompts(config, sources, describe)
     except OSEDiffError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"{len(prompts)} prompts in {config.prompts.file}\n")
+        return refuse(error)
+    show(f"{len(prompts)} prompts in {config.prompts.file}")
     return 0
 
 

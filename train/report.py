@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from osediff_core.pictures.images import write_image
+from osediff_core.whole_files import sweep
 
 from .config import RunConfig
 from .trackers import build_tracker
@@ -55,6 +56,7 @@ class Report:
         grid = contact_sheet(lq, sr, hq)  # (3, N H, 3 W)
         folder = self.out / "samples"
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         write_image(folder / f"{step:07d}.png", grid[None])
         self.tracker.picture("LQ | SR | HQ", grid, step)
 
@@ -77,7 +79,12 @@ def gathered(since: Mapping[str, list[Tensor]]) -> dict[str, float]:
     return numbers
 
 
-def contact_sheet(*columns: Tensor) -> Tensor:
-    """Put batches (N, 3, H, W) side by side, one row per sample: (3, N H, columns W), float32 on the CPU."""
-    rows = torch.cat([c.detach().float().cpu() for c in columns], dim=3)  # (N, 3, H, columns W)
-    return torch.cat(list(rows), dim=1)
+def contact_sheet(*columns: Tensor, across: int = 1) -> Tensor:
+    """Put batches (N, 3, H, W) side by side, `across` in a row: float32 (3, rows H, across columns W).
+
+    What is left of the last row is grey. The sheet lies on the CPU.
+    """
+    samples = list(torch.cat([c.detach().float().cpu() for c in columns], dim=3))  # (3, H, columns W) each
+    samples += [torch.full_like(samples[0], 0.5)] * (-len(samples) % across)
+    rows = [torch.cat(samples[i : i + across], dim=2) for i in range(0, len(samples), across)]
+    return torch.cat(rows, dim=1)

@@ -16,6 +16,7 @@ from osediff_core.base.load import resolve_device
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint
+from osediff_core.whole_files import reason, sweep, write_whole
 
 from .config import RunConfig, TrainConfig, to_toml
 from .networks import Backbone
@@ -61,8 +62,9 @@ def launched_as_several(environment: Mapping[str, str]) -> bool:
 def check_folder(run: RunConfig) -> None:
     """Refuse the folder of another run, before anything large is loaded."""
     out = Path(run.out)
-    if (out / CONFIG).exists() and not (run.overwrite or run.resume):
-        remedy = "go on with it with run.resume, " if newest_state(out) else ""
+    newest = newest_state(out)
+    if ((out / CONFIG).exists() or newest) and not (run.overwrite or run.resume):
+        remedy = "go on with it with run.resume, " if newest else ""
         raise OSEDiffError(
             f"{run.out} holds another run: {remedy}choose a new folder with run.out, "
             "or set `run.overwrite = true`"
@@ -77,9 +79,17 @@ def make_folder(config: TrainConfig) -> None:
         if not config.run.resume:
             for path in out.glob("state_*.pt"):
                 path.unlink()
-        (out / CONFIG).write_text(to_toml(config), encoding="utf-8")
     except OSError as error:
-        raise OSEDiffError(f"cannot write to the folder {out}: {error.strerror or error}") from error
+        raise OSEDiffError(f"cannot write to the folder {out}: {reason(error)}") from error
+    sweep(out)
+    try:
+        text = to_toml(config).encode()
+    except UnicodeEncodeError as error:
+        raise OSEDiffError(
+            "a name in the configuration is not UTF-8, which TOML and checkpoints need: rename it, or name "
+            "the folder above it"
+        ) from error
+    write_whole(out / CONFIG, text)
 
 
 @torch.no_grad()

@@ -6,10 +6,12 @@ A state continues one run, with the same settings and base; `model.init_from` is
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,17 @@ import numpy as np
 import torch
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.whole_files import LEFT_BEHIND, write_beside
+from osediff_core.whole_files import sweep, write_beside
 
 from .config import TrainConfig, parse_toml
+from .data.listing import Entry, changes
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow")
+PLACES = {"data.sources", "data.lq_sources", "data.validation"}
+"""Where the pictures lie. The pictures are compared, not the places."""
 FREE = {
     "model.base", "model.vocabulary", "model.init_from", "model.licence", "data.cache_mb",
     "optim.max_skipped", "optim.skip_above", "run.out", "run.overwrite", "run.resume", "run.steps",
@@ -34,6 +39,18 @@ FREE = {
 }  # fmt: skip
 """Settings that may differ between a state and the run that takes it up. The base itself is compared, not its
 path, and of batch sizes their product over processes and rounds."""
+PACE = {
+    "optim.max_skipped", "optim.skip_above", "run.steps", "run.batch_size", "run.accumulation",
+    "run.checkpoint_every",
+}  # fmt: skip
+"""Those of FREE in which the processes of one run may not differ: they would wait for each other in vain."""
+
+Pictures = Mapping[str, Sequence[Entry]]
+"""Listings of the pictures of a run, by what they are for."""
+
+
+class DamagedStateError(OSEDiffError):
+    """A state of which not all is there any more, or not as it was written."""
 
 
 def state_path(folder: Path, step: int) -> Path:
@@ -63,40 +80,114 @@ def prune(folder: Path, pattern: str, keep: int, step: int) -> None:
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write beside and rename, so that whoever finds the name finds all of it, even after a power cut."""
-    for rest in path.parent.glob(LEFT_BEHIND):  # of a process that was killed here
-        rest.unlink(missing_ok=True)
-    write_beside(path, lambda beside: torch.save({"version": VERSION, **state}, beside))
+    sweep(path.parent)
+    whole = {"version": VERSION, **state}
+    write_beside(path, lambda beside: torch.save({**whole, "checksum": checksum(whole)}, beside))
+
+
+def read_newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Read the state of the highest step that is whole; damaged ones are passed over with a warning.
+
+    Raises OSEDiffError where all are damaged, and where one cannot be read at all or is of another version.
+    """
+    found, damage = numbered(folder, "state_*.pt"), None
+    for step in sorted(found, reverse=True):
+        try:
+            state = read_state(found[step])
+        except DamagedStateError as error:
+            damage = damage or error
+            log.warning("%s; looking at the one before", error)
+            continue
+        return found[step], state
+    if damage is not None:
+        raise OSEDiffError(
+            f"{damage}, and {folder} has no whole one: remove the damaged to begin at the beginning"
+        )
+    return None
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a state; nothing in it is executed. Raises OSEDiffError for what is no state of this version."""
+    """Read a state; nothing in it is executed. Its checksum is compared, where it has one.
+
+    Raises DamagedStateError, and OSEDiffError for what cannot be read or is no state of this version.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise OSEDiffError(
-            f"the state {path} is damaged ({type(error).__name__}): remove it to go on from the one before"
-        ) from error
+        file = path.open("rb")
+    except OSError as error:
+        raise OSEDiffError(f"the state {path} cannot be read: {error.strerror or error}") from error
+    try:
+        with file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # a cut file can be anything to torch, an OSError too
+        raise DamagedStateError(f"the state {path} is damaged ({type(error).__name__})") from error
     version = state.get("version") if isinstance(state, dict) else None
     if version != VERSION:
         raise OSEDiffError(f"{path} is a state of version {version}, and this program reads {VERSION}")
+    written = state.pop("checksum", None)
+    if written is not None and written != checksum(state):
+        raise DamagedStateError(f"the state {path} is damaged (its contents do not add up to its checksum)")
     return state
 
 
+def checksum(value: object) -> str:
+    """Hash tensors and plain values in any nesting of dictionaries and lists, wherever the tensors lie."""
+    digest = hashlib.sha256()
+    for part in _parts(value):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(value: object) -> Iterator[bytes]:
+    """Give what a value consists of, in order, each with its kind."""
+    if isinstance(value, Mapping | list | tuple):
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        yield f"{len(value)} of {'table' if isinstance(value, Mapping) else 'list'}".encode()
+        for key, inner in pairs:
+            yield f"{key!r}:".encode()
+            yield from _parts(inner)
+    elif isinstance(value, torch.Tensor):
+        plain = value.detach().cpu().contiguous()
+        yield f"{plain.dtype} {tuple(plain.shape)} ".encode()
+        yield plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+    else:
+        yield f"{value!r};".encode(errors="backslashreplace")
+
+
+def write_pictures(pictures: Pictures) -> str:
+    """Put listings into a text, as a state carries them; `read_pictures` is the way back."""
+    return json.dumps(pictures)
+
+
+def read_pictures(text: str) -> dict[str, list[Entry]]:
+    """Read what `write_pictures` returned."""
+    return {name: [(entry, size) for entry, size in entries] for name, entries in json.loads(text).items()}
+
+
 def check_same_run(
-    state: Mapping[str, Any], config: TrainConfig, base: str, global_batch: int, path: Path
+    state: Mapping[str, Any],
+    config: TrainConfig,
+    base: str,
+    pictures: Pictures,
+    global_batch: int,
+    path: Path,
 ) -> None:
-    """Raise OSEDiffError, naming what differs, unless the state belongs to this configuration and base."""
+    """Raise OSEDiffError, naming what differs, unless the state is of this configuration, base and data."""
     then, now = dict(_settings(parse_toml(state["config"]))), dict(_settings(dataclasses.asdict(config)))
     plain = dict(_settings(dataclasses.asdict(TrainConfig())))  # for settings that came after the state
+    free = FREE | PLACES if "pictures" in state else FREE  # states from before listed no pictures
     differences = [
         f"{key} ({then.get(key, plain.get(key))!r} then, {now.get(key)!r} now)"
-        for key in sorted((then.keys() | now.keys()) - FREE)
+        for key in sorted((then.keys() | now.keys()) - free)
         if then.get(key, plain.get(key)) != now.get(key)
     ]
     if state["global_batch"] != global_batch:
         differences.append(f"pictures per step ({state['global_batch']} then, {global_batch} now)")
     if state["base"] != base:
         differences.append(f"the base (other weights than in {then.get('model.base') or 'the bundled demo'})")
+    if "pictures" in state:
+        differences += _other_pictures(read_pictures(state["pictures"]), pictures)
     if differences:
         raise OSEDiffError(
             f"{path} belongs to another run, different in {'; '.join(differences)}: restore the settings, "
@@ -107,6 +198,19 @@ def check_same_run(
     ]
     if changed:
         log.warning("Resuming with other versions of %s: the last bits may differ.", ", ".join(changed))
+
+
+def _other_pictures(then: Pictures, now: Pictures) -> Iterator[str]:
+    for name in dict.fromkeys([*then, *now]):
+        changed = changes(then.get(name, ()), now.get(name, ()))
+        if changed:
+            yield f"{name} ({changed})"
+
+
+def shared_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings, by section.key, that all processes of a run must have in common."""
+    settings = dict(_settings(dataclasses.asdict(config)))
+    return {key: value for key, value in settings.items() if key not in (FREE | PLACES) - PACE}
 
 
 def library_versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.text_files import read_text
 
 Config = TypeVar("Config")
 
@@ -30,7 +31,7 @@ def _read_table(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in before:
         raise OSEDiffError(f"the configuration {path} extends itself: let one of the files stand alone")
     try:
-        table = parse_toml(path.read_text(encoding="utf-8"))
+        table = parse_toml(read_text(path))
     except OSError as error:
         raise OSEDiffError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
@@ -84,7 +85,10 @@ def parse_toml(text: str) -> dict[str, Any]:
         import tomllib  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:  # below Python 3.11 its backport
         import tomli as tomllib  # pyright: ignore[reportMissingImports]
-    return tomllib.loads(text)
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:  # noqa: ANN401

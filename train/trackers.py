@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from osediff_core.color import to_levels
 from osediff_core.errors import OSEDiffError
 
 
@@ -88,7 +89,7 @@ class WeightsAndBiases:
 
     def picture(self, name: str, image: Tensor, step: int) -> None:
         """Keep a picture (3, H, W) in [0, 1]."""
-        pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+        pixels = to_levels(image).permute(1, 2, 0).numpy()
         self.run.log({name: self._wandb.Image(pixels)}, step=step)
 
     def close(self) -> None:

@@ -10,18 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..errors import OSEDiffError, first_line
+from ..errors import OSEDiffError
 from ..network.config import write_config
 from ..network.unet import UNet
 from ..network.vae import VAE
+from ..text_files import parse_json, read_settings, read_text
 from ..weights.recognise import SD2, name_of_config
 from ..weights.tensorfile import TensorFile
-from .network import NetworkFiles, import_transformers
+from ..whole_files import sweep, write_beside, write_whole, writing
+from .network import NetworkFiles
+from .vocabulary import tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+TOKENIZER = (
+    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
 # How weights are called: "model" by transformers, the other by diffusers; ".fp16" and the like is a variant.
 WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|model|pytorch_model)"
@@ -43,7 +50,7 @@ def check_layout(path: Path) -> None:
 
 def scheduler_config(path: Path) -> dict[str, Any]:
     """Read the scheduler's config; OSEDiffError if the base does not predict noise."""
-    config = _read_json(path / "scheduler" / "scheduler_config.json")
+    config = read_settings(path / "scheduler" / "scheduler_config.json")
     kind = config.get("prediction_type", "epsilon")
     if kind != "epsilon":
         raise OSEDiffError(
@@ -59,7 +66,7 @@ def folder_parts(path: Path) -> dict[str, NetworkFiles]:
 
     Raises OSEDiffError for another kind of model, which is named, and for damaged or missing files.
     """
-    configs = {name: _read_json(path / name / "config.json") for name in ("unet", "vae", "text_encoder")}
+    configs = {name: read_settings(path / name / "config.json") for name in ("unet", "vae", "text_encoder")}
     _check_configs(configs, path)
     parts = {}
     for name, config in configs.items():
@@ -69,33 +76,37 @@ def folder_parts(path: Path) -> dict[str, NetworkFiles]:
 
 
 def load_tokenizer(path: Path) -> CLIPTokenizer:
-    """Return the tokenizer of a base folder; OSEDiffError if it is missing or damaged."""
-    library = import_transformers()
-    try:
-        return library.CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
-    except Exception as error:  # a damaged vocabulary is a bare Exception of the tokenizers library
-        raise OSEDiffError(f"{path / 'tokenizer'} is missing or damaged: {first_line(error)}") from error
+    """Return the tokenizer of a base folder; OSEDiffError if it is missing or damaged.
+
+    The library gets copies of its texts: it does not read a byte order mark, and has no bounds of its own.
+    """
+    folder, texts = path / "tokenizer", {}
+    for name in TOKENIZER:
+        try:
+            texts[name] = read_text(folder / name)
+            if name.endswith(".json"):
+                parse_json(texts[name])
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise OSEDiffError(f"{folder / name} is damaged ({error}): get the base again") from error
+    return tokenizer_of(texts, folder, {})
 
 
 def write_network(folder: Path, network: UNet | VAE) -> None:
-    """Write the config and the weights of a network; the folder is made."""
+    """Write the config and the weights of a network; the folder is made. OSEDiffError where it cannot be."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     settings = json.dumps(write_config(network.config), indent=2) + "\n"
-    (folder / "config.json").write_text(settings, encoding="utf-8")
+    write_whole(folder / "config.json", settings.encode())
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OSEDiffError(f"{file} is missing or damaged ({error}): get the base again") from error
-    if not isinstance(config, dict):
-        raise OSEDiffError(f"{file} is damaged: it is no table of settings; get the base again")
-    return config
+    write_beside(
+        folder / "diffusion_pytorch_model.safetensors",
+        lambda beside: save_file(weights, beside, metadata={"format": "pt"}),
+    )
 
 
 def _check_configs(configs: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -113,7 +113,7 @@ def find_parts(path: str | Path, architecture: Architecture = SD21) -> dict[str,
 def read_conv_in(path: str | Path, architecture: Architecture = SD21) -> dict[str, Tensor]:
     """Return "conv_in.weight" and "conv_in.bias" of a base's UNet in float32, and load nothing else."""
     tensors = find_parts(path, architecture)["unet"].tensors()
-    return {key: tensors[key].float().clone() for key in ("conv_in.weight", "conv_in.bias")}
+    return {key: tensors[key].read().float() for key in ("conv_in.weight", "conv_in.bias")}
 
 
 def locate(path: str | Path) -> Path:

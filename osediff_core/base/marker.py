@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import OSEDiffError
+from ..text_files import parse_json, read_text
+from ..whole_files import write_whole
 
 MARKER, FORMAT, FORMAT_VERSION = "osediff.json", "osediff-merged", 1
 
@@ -14,7 +16,7 @@ MARKER, FORMAT, FORMAT_VERSION = "osediff.json", "osediff-merged", 1
 def write_marker(folder: Path, about: Mapping[str, str]) -> None:
     """Mark a folder; `about` is what `read_marker` will return."""
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "about": dict(about)}
-    (folder / MARKER).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / MARKER, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_marker(folder: Path) -> dict[str, str] | None:
@@ -26,7 +28,7 @@ def read_marker(folder: Path) -> dict[str, str] | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_text(file))
         kind, number = content["format"], content["format_version"]
         about = {str(label): str(text) for label, text in content["about"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

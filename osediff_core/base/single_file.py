@@ -72,4 +72,4 @@ def _predicts_velocity(file: TensorFile) -> bool:
         return said.startswith("v")
     if V_SIGN not in file.shapes:
         return False
-    return file.tensors()[V_SIGN].float().std(unbiased=False).item() > V_SIGN_LIMIT
+    return file.read(V_SIGN).float().std(unbiased=False).item() > V_SIGN_LIMIT

@@ -9,12 +9,17 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import OSEDiffError
+from .. import limits
+from ..errors import OSEDiffError, first_line
+from ..text_files import parse_json, read_text
+from ..whole_files import writing
+from .network import import_transformers
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -61,14 +66,29 @@ def _read(place: Path) -> tuple[dict[str, int], list[str]] | None:
     """Return ids by token, and the merges, or None where `place` is no CLIP vocabulary."""
     try:
         if place.name == PACKAGED:
-            return _from_merges(gzip.decompress(place.read_bytes()).decode("utf-8"))
+            with gzip.open(place) as packed:
+                return _from_merges(packed.read(limits.TEXT_BYTES).decode("utf-8"))
         folder = place if (place / FILES[0]).is_file() else place / "tokenizer"
-        vocabulary = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
-        merges = _lines((folder / FILES[1]).read_text(encoding="utf-8"))
-    except (OSError, ValueError, EOFError):
+        vocabulary = parse_json(read_text(folder / FILES[0]))
+        merges = _lines(read_text(folder / FILES[1]))
+    except (OSError, ValueError, EOFError, zlib.error):
         return None
-    ours = isinstance(vocabulary, dict) and len(vocabulary) == SIZE and vocabulary.get(END) == SIZE - 1
-    return (vocabulary, merges) if ours and vocabulary.get(PAD) == 0 else None
+    return (vocabulary, merges) if _is_clip(vocabulary, merges) else None
+
+
+def _is_clip(vocabulary: object, merges: list[str]) -> bool:
+    """Return whether a vocabulary is CLIP's in its size and ends, and has both halves of every merge."""
+    if not isinstance(vocabulary, dict) or (vocabulary.get(PAD), vocabulary.get(END)) != (0, SIZE - 1):
+        return False
+    if not all(type(number) is int for number in vocabulary.values()):
+        return False
+    pairs = [merge.split() for merge in merges]
+    halves = {half for pair in pairs for half in pair} | {"".join(pair) for pair in pairs}
+    return (
+        {*vocabulary.values()} == {*range(SIZE)}
+        and all(len(pair) == 2 for pair in pairs)
+        and halves <= vocabulary.keys()
+    )
 
 
 def _lines(text: str) -> list[str]:
@@ -101,21 +121,28 @@ def byte_letters() -> list[str]:
 
 def _tokenizer(vocabulary: dict[str, int], merges: list[str], place: Path) -> CLIPTokenizer:
     """Make the tokenizer by way of files, which every version of transformers reads alike."""
-    from transformers import CLIPTokenizer
-
-    with tempfile.TemporaryDirectory(prefix="osediff-") as folder:
-        words, pairs = (Path(folder, name) for name in FILES)
-        words.write_text(json.dumps(vocabulary), encoding="utf-8")
-        pairs.write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-        tokenizer = CLIPTokenizer.from_pretrained(
-            folder,
-            local_files_only=True,
-            model_max_length=LENGTH,
-            bos_token=START,
-            eos_token=END,
-            unk_token=END,
-            pad_token=PAD,
-        )
+    texts = {FILES[0]: json.dumps(vocabulary), FILES[1]: "\n".join(["#version: 0.2", *merges, ""])}
+    settings = {
+        "model_max_length": LENGTH,
+        "bos_token": START,
+        "eos_token": END,
+        "unk_token": END,
+        "pad_token": PAD,
+    }
+    tokenizer = tokenizer_of(texts, place, settings)
     if tokenizer.pad_token_id != 0 or tokenizer.eos_token_id != SIZE - 1:
         raise OSEDiffError(f"the vocabulary in {place} is not CLIP's: name another tokenizer folder")
     return tokenizer
+
+
+def tokenizer_of(texts: Mapping[str, str], place: Path, settings: Mapping[str, Any]) -> CLIPTokenizer:
+    """Return the tokenizer that these files, name to text, make; OSEDiffError with `place` for none."""
+    library = import_transformers()
+    with tempfile.TemporaryDirectory(prefix="osediff-") as folder:
+        with writing(Path(folder)):
+            for name, text in texts.items():
+                Path(folder, name).write_text(text, encoding="utf-8")
+        try:
+            return library.CLIPTokenizer.from_pretrained(folder, local_files_only=True, **settings)
+        except Exception as error:  # a damaged vocabulary is a bare Exception of the tokenizers library
+            raise OSEDiffError(f"{place} is missing or damaged: {first_line(error)}") from error

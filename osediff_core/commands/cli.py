@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ..device.huge_pages import ask_for_huge_pages
+from .console import fit_console
 
 
 class Command(NamedTuple):
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     ask_for_huge_pages(os.environ)
+    fit_console()
     if argv and argv[0] in COMMANDS:
         return import_module(f"{__package__}.{COMMANDS[argv[0]].module}").main(argv[1:])
     from . import restore

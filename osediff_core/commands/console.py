@@ -1,20 +1,24 @@
 """What the commands share: how they speak, and how a mistake becomes a sentence and an exit status.
 
 What is said goes to stderr, through logging, so that it fits between progress bars; what a user asked to see,
-and may pipe, goes to stdout.
+and may pipe, goes to stdout. Both are harmless to a terminal whatever files are called and hold
+(`printable`), and fit any console: letters that it lacks are escaped.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
-from ..errors import OSEDiffError
+from ..errors import OSEDiffError, printable
+from ..whole_files import reason
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -23,9 +27,27 @@ class CommandError(OSEDiffError):
     """A command that cannot be meant, found out before anything was begun: status 2."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one harmless line: `osediff *` gives it the names of files."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments, and exit with status 2."""
+        super().error(printable(message))
+
+
+def fit_console() -> None:
+    """Let stdout and stderr escape letters that their encoding lacks, as stderr does by itself.
+
+    On Windows, a file or pipe that output goes to has a code page of 256 letters.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's is not one, and takes any letter
+            stream.reconfigure(errors="backslashreplace")
+
+
 def command_parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of `osediff NAME`, with --quiet."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"osediff {name}",
         description=description,
         epilog=epilog,
@@ -50,7 +72,7 @@ def answer(work: Callable[[], int], quiet: bool = False) -> int:
             say("interrupted")
             return INTERRUPTED
         except BrokenPipeError:  # who reads our output, as `head` does, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _write_no_more()
             return DONE
     return FAILED
 
@@ -77,13 +99,27 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(f"osediff: {record.getMessage()}", file=sys.stderr)
+        tqdm.write(f"osediff: {printable(record.getMessage())}", file=sys.stderr)
 
 
 def show(text: str) -> None:
-    """Write what the user asked to see to stdout, as a line or more."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Write what the user asked to see to stdout, as a line or more; OSEDiffError where its disk is full.
+
+    A name or text of a file goes through `printable` before it becomes a part of several lines.
+    """
+    try:
+        sys.stdout.write("".join(f"{printable(line)}\n" for line in text.split("\n")))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _write_no_more()
+        raise OSEDiffError(f"stdout could not be written: {reason(error)}") from error
+
+
+def _write_no_more() -> None:
+    """Let what is left for stdout, which Python writes at its end, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str) -> None:

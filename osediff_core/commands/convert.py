@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..choices import DTYPES
+from ..whole_files import sweep
 from .console import DONE, CommandError, answer, command_parser, note
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def _convert(args: argparse.Namespace) -> int:
     from ..weights.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(source)
+    sweep(target.parent)
     write = {"osediff": _osediff, "published": _published, "comfyui": _comfyui, "merged": _merged}[layout]
     write(checkpoint, target, args)
     return DONE
@@ -82,16 +84,19 @@ def _check(layout: str, target: Path, args: argparse.Namespace) -> None:
         raise CommandError(f"there is no folder {target.parent}: make it first")
     if layout == "merged" and target.exists():
         raise CommandError(f"{target} is there already: name a folder that does not exist yet")
-    for file in _export_files(target, args) if layout == "comfyui" else [target]:
-        _may_write(file, args)
+    files = _export_files(target, args) if layout == "comfyui" else [target]
+    # Of two files a killed run may leave one, which is looked at when it is known what is to be in it.
+    half = layout == "comfyui" and sum(file.exists() for file in files) == 1
+    for file in files:
+        _may_write(file, args, overwrite=args.overwrite or half)
 
 
-def _may_write(file: Path, args: argparse.Namespace) -> None:
+def _may_write(file: Path, args: argparse.Namespace, *, overwrite: bool) -> None:
     if file.is_dir():
         raise CommandError(f"{file} is a folder, and a file was to be written there: name a file")
     if file.exists() and Path(args.source).exists() and file.samefile(args.source):
         raise CommandError(f"{file} is the checkpoint itself: name another file")
-    if file.exists() and not args.overwrite:
+    if file.exists() and not overwrite:
         raise CommandError(f"{file} is there already: name another, or give --overwrite")
 
 
@@ -128,14 +133,13 @@ def _published(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -
 
 def _comfyui(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
     from ..base.load import read_conv_in
-    from ..tools.exports import write_unet_lora, write_vae_patch
+    from ..tools.exports import write_exports
 
     unet, vae = _export_files(target, args)
     conv_in = None if args.base is None else read_conv_in(args.base)
-    target.mkdir(exist_ok=True)
-    write_unet_lora(unet, checkpoint, conv_in)
+    sweep(target)
+    write_exports(unet, vae, checkpoint, conv_in, overwrite=args.overwrite)
     note(f"wrote {unet}: put it into models/loras, for LoraLoader")
-    write_vae_patch(vae, checkpoint)
     note(f"wrote {vae}: put it into models/osediff; no stock node reads it")
     if args.base is None and "conv_in.weight" in checkpoint.unet:
         note("without --base, conv_in is set whatever the strength in LoraLoader: use strength 1")

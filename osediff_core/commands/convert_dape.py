@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import OSEDiffError
+from ..whole_files import sweep
 from .console import DONE, answer, command_parser, note, show
 
 EPILOG = """\
@@ -37,6 +38,7 @@ def _convert(args: argparse.Namespace) -> int:
 
     weights = read_tagger(args.ram, args.dape, tags=args.tags, thresholds=args.thresholds)
     note(f"{len(weights.tags)} tags, of {weights.made_from or args.ram.name}")
+    sweep(args.out.parent)
     write_tagger(args.out, weights)
     note(f"wrote {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
     show(str(args.out))

@@ -77,7 +77,6 @@ def _get(wanted: Sequence[published.PublishedFiles], place: Place, *, yes: bool)
     missing = [item for item in items if item.remote is not None]
     if missing and not _agreed(missing, place, yes=yes):
         return FAILED
-    _quiet_hub()
     for path, checked in bring(items):
         show(str(path))
         note(f"{path.name}: {checked}")
@@ -87,7 +86,7 @@ def _get(wanted: Sequence[published.PublishedFiles], place: Place, *, yes: bool)
 def _agreed(missing: Sequence[Item], place: Place, *, yes: bool) -> bool:
     """Show size, licence and place of what would be downloaded, --quiet or not, and ask."""
     for source in dict.fromkeys(item.source for item in missing):
-        sizes = [item.remote.size or 0 for item in missing if item.source is source and item.remote]
+        sizes = [item.remote.size for item in missing if item.source is source and item.remote]
         repo = next(item.remote.mirror.repo for item in missing if item.source is source and item.remote)
         say(f"{source.what}: {_size(sum(sizes))} from {repo} into {place.words(source)}")
         say(f"licence: {source.licence.name}, {source.licence.address}")
@@ -108,10 +107,3 @@ def _size(size: int) -> str:
         if size >= scale:
             return f"{size / scale:.1f} {unit}"
     return f"{size} bytes"
-
-
-def _quiet_hub() -> None:
-    """Leave the words to us: the library tells of every retry."""
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()

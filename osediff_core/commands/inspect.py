@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import OSEDiffError
+from ..errors import OSEDiffError, printable, shortened
 from .console import DONE, FAILED, answer, command_parser, say, show
+
+LONGEST_FACT, LONGEST_CONFIG = 1000, 100_000  # letters, of what a file may say anything
 
 if TYPE_CHECKING:
     from ..tools.describe import Description
@@ -32,17 +34,21 @@ def _inspect(paths: Sequence[str], base: str | None, config: bool) -> int:
     status = DONE
     for path in paths:
         try:
-            show(_text(path, describe(path, base), config))
+            show(told(path, describe(path, base), config))
         except OSEDiffError as error:
             say(f"error: {error}")
             status = FAILED
     return status
 
 
-def _text(path: str, found: Description, config: bool) -> str:
+def told(path: str, found: Description, config: bool) -> str:
+    """Return what was found as lines, harmless ones whatever the file says; config: with all settings."""
     facts = {"is": found.kind, **found.facts}
     if found.config and not config:
         facts["settings"] = f"{len(found.config.splitlines())} lines; --config shows them"
     width = max(map(len, facts))
-    lines = [path, *(f"  {label:<{width}}  {text}" for label, text in facts.items())]
-    return "\n".join([*lines, *([found.config.rstrip()] if config and found.config else [])])
+    told = {label: printable(shortened(text, LONGEST_FACT)) for label, text in facts.items()}
+    lines = [printable(path), *(f"  {label:<{width}}  {text}" for label, text in told.items())]
+    settings = shortened(found.config.rstrip(), LONGEST_CONFIG)
+    settings = "\n".join(printable(line) for line in settings.split("\n"))
+    return "\n".join([*lines, *([settings] if config and settings else [])])

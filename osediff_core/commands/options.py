@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..choices import COLORS, DTYPES, MOST_DETAIL, OFFLOADS
-from .console import version
+from .console import Parser, version
 
 FORMATS = ("png", "jpg", "webp", "tif", "bmp")
 EPILOG = """\
 A result that exists is replaced only with --overwrite: without it, a single picture is refused, and a folder
-run goes on where it stopped. EXIF, XMP, IPTC, resolution and the text of PNGs are kept where the result's
-format has a place for them; what is lost is said once a run. The result is tagged sRGB.
+run goes on where it stopped; an empty or cut result counts as none. EXIF, XMP, IPTC, resolution and the
+text of PNGs are kept where the result's format has a place for them; what is lost is said once a run. The
+result is tagged sRGB.
 
 exit status: 0 all is done; 1 something failed (a folder is gone through to its end); 2 the command cannot be
 meant, and nothing was begun; 130 interrupted."""
@@ -22,7 +23,7 @@ meant, and nothing was begun; 130 interrupted."""
 
 def restore_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     """What `osediff IN OUT` understands; commands: what else help should list."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="osediff",
         usage="osediff IN OUT [options]" + "\n       osediff COMMAND ..." * bool(commands),
         description="Restore and enlarge photographs with OSEDiff, in one step of diffusion.",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import OSEDiffError
 from ..pictures.jobs import Jobs
-from ..whole_files import write_whole
+from ..whole_files import name_beside, reason, write_whole
 from .console import DONE, FAILED, note, say
 
 PARTS = ".osediff-parts-of-"  # hidden, so that no later run takes it for pictures
@@ -83,12 +83,12 @@ def join(folder: Path, process: Process, outcome: Outcome) -> Outcome | None:
         write_whole(_part(folder, process.count, process.rank), json.dumps(asdict(outcome)).encode())
         if not all(_part(folder, process.count, rank).exists() for rank in range(process.count)):
             return None
-        claimed = parts.with_name(f"{PARTS}{process.count}.{os.getpid()}")
+        claimed = name_beside(parts)
         os.replace(parts, claimed)  # one of those who see that all are there succeeds
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise OSEDiffError(f"the report cannot be written to {folder}: {error.strerror or error}") from error
+        raise OSEDiffError(f"the report cannot be written to {folder}: {reason(error)}") from error
     outcomes = [
         Outcome(**json.loads((claimed / f"{rank}.json").read_bytes())) for rank in range(process.count)
     ]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OSEDiffError
+from ..errors import OSEDiffError, printable
 from ..pictures.jobs import Job, Jobs, find_jobs
 from .console import DONE, FAILED, INTERRUPTED, USAGE, messages, note, say, show
 from .options import restore_parser
@@ -47,6 +47,13 @@ def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
     except OSEDiffError as error:
         say(f"error: {error}")
         return USAGE
+    if jobs.left_out and process.rank == 0:
+        note(f"left out: {jobs.left_out}")
+    if jobs.other_size:
+        note(
+            f"{jobs.other_size} of the results that are there have another size than --scale {args.scale:g} "
+            "gives: name another folder, or say --overwrite to make them again"
+        )
     if not jobs.todo and process.count > 1:
         return report(Outcome(0, jobs.already, []), jobs, process, args.source, args.target)
     if not jobs.todo:
@@ -71,6 +78,7 @@ def _jobs(args: argparse.Namespace, process: Process) -> Jobs:
         suffix,
         overwrite=args.overwrite,
         recursive=args.recursive,
+        scale=args.scale,
         share=(process.rank, process.count),
         look_only=args.plan,
     )
@@ -139,7 +147,7 @@ def _show_plans(model: OSEDiff, jobs: Jobs, args: argparse.Namespace) -> int:
             say(f"error: {error}")
             every = False
         else:
-            show(f"{job.source}: {plan}")
+            show(f"{printable(job.source)}: {plan}")
             every &= plan.fits
     return DONE if every else FAILED
 
@@ -192,7 +200,7 @@ def _bars(count: int, quiet: bool) -> Iterator[tuple[Callable[[Job], Progress], 
 
     def begin(job: Job) -> Progress:
         parts.reset()
-        parts.set_description(job.source.name)
+        parts.set_description(printable(job.source.name))
         return advance
 
     def advance(done: int, total: int) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, TypeVar
 
+from .. import limits
 from ..errors import OSEDiffError
 
 FIXED = {  # what a setting must be where it is said; any that is not named here may be null, false or 0
@@ -71,22 +72,55 @@ BLOCKS: Mapping[tuple[type, str], tuple[str, ...]] = {
 
 
 def read_config(kind: type[Config], settings: Mapping[str, Any]) -> Config:
-    """Return what a diffusers config file says; OSEDiffError names what would make another network."""
-    own = {field.name for field in fields(kind)}
+    """Return what a diffusers config file says; OSEDiffError names what makes another or none."""
+    own = {field.name: field.type for field in fields(kind)}
     for name, value in settings.items():
         known = name in own or name.startswith("_") or name in WITHOUT_EFFECT
         if not known and (value != FIXED[name] if name in FIXED else value):
             raise OSEDiffError(f"the setting {name} = {value!r} makes a network that is not known here")
+    chosen: dict[str, Any] = {name: settings[name] for name in own if name in settings}
+    chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
+    for name, value in chosen.items():
+        if not _may_be(name, value, str(own[name])):
+            raise OSEDiffError(f"the setting {name} = {value!r} cannot be: expected {own[name]} of its size")
         blocks = BLOCKS.get((kind, name))
         if blocks is not None and not {*value} <= {*blocks}:
             raise OSEDiffError(f"the setting {name} has {min({*value} - {*blocks})!r}, expected {blocks}")
-    chosen: dict[str, Any] = {name: settings[name] for name in own & settings.keys()}
-    chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
+    missing = [field.name for field in fields(kind) if field.default is MISSING and field.name not in chosen]
+    if missing:
+        raise OSEDiffError(f"it lacks the setting {missing[0]}")
     config = kind(**chosen)
     for name in ("down_block_types", "up_block_types", "heads"):
         if len(getattr(config, name, config.block_out_channels)) != len(config.block_out_channels):
             raise OSEDiffError(f"the settings block_out_channels and {name} speak of different levels")
+    _check_widths(config)
     return config
+
+
+def _may_be(name: str, value: object, kind: str) -> bool:
+    """Return whether a value is of the kind of its field, a number of it within the limits."""
+    if isinstance(value, tuple):
+        part = "str" if "str" in kind else "int"
+        few = 1 <= len(value) <= limits.LEVELS
+        return "tuple" in kind and few and all(_may_be(name, item, part) for item in value)
+    if isinstance(value, bool):
+        return kind == "bool"
+    if isinstance(value, int) and kind.startswith("int"):
+        return 1 <= value <= (limits.LEVEL_LAYERS if name == "layers_per_block" else limits.WIDTH)
+    if isinstance(value, int | float) and kind == "float":
+        return 0 < value <= limits.WIDTH
+    return (isinstance(value, str) and kind == "str") or (value is None and "None" in kind)
+
+
+def _check_widths(config: UNetConfig | VAEConfig) -> None:
+    """Raise OSEDiffError where channels cannot be divided among norms and heads."""
+    heads = config.heads if isinstance(config, UNetConfig) else (1,)
+    for width in config.block_out_channels:
+        if width % config.norm_num_groups:
+            raise OSEDiffError(f"{width} channels cannot be divided into {config.norm_num_groups} groups")
+    for width, count in zip(config.block_out_channels, heads, strict=False):
+        if width % count:
+            raise OSEDiffError(f"{width} channels cannot be divided among {count} heads")
 
 
 def write_config(config: UNetConfig | VAEConfig) -> dict[str, Any]:

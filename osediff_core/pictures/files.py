@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import OSEDiffError
-from ..whole_files import name_beside
+from ..whole_files import name_beside, reason
 
+# What a search through folders takes for pictures. A file that is named may be
+# anything that can be read; some need a plugin, and are named with what to install where it is missing.
+PICTURES = (".png", ".apng", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+PICTURES += (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".heic", ".heif")
 # What Pillow calls the format that a name's ending asks for.
 WRITABLE = {
     ".png": "PNG",
@@ -17,9 +21,6 @@ WRITABLE = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-# What names of pictures that can be read end in, in folders as alone; some need a plugin.
-PICTURES = (".png", ".apng", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-PICTURES += (".jp2", ".j2k", ".jpf", ".jpx", ".avif", ".heic", ".heif")
 # Longest side that the format (WebP) or the library behind it (libjpeg) can hold, in pixels.
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 
@@ -51,9 +52,11 @@ def check_target(path: str | Path, size: tuple[int, int] | None = None) -> None:
     try:
         if path.is_dir():
             raise OSEDiffError(f"{path} is a folder, and a picture was to be written there; name a file")
+        if path.exists() and not path.is_file():
+            raise OSEDiffError(f"{path} is a pipe, socket or device; name a file for the picture")
         if not path.parent.is_dir():
             raise OSEDiffError(f"there is no folder {path.parent}; make it first")
         beside.touch(exist_ok=False)
         beside.unlink()
     except OSError as error:
-        raise OSEDiffError(f"cannot write into the folder {path.parent}: {error.strerror}") from error
+        raise OSEDiffError(f"cannot write into the folder {path.parent}: {reason(error)}") from error

@@ -49,6 +49,25 @@ def open_picture(file: BinaryIO, path: str, name: str) -> Opened:
 
     Raises OSEDiffError for no picture, for formats that need a plugin, and as the readers of each format do.
     """
+    kind = _format_of(file, path)
+    reader = READERS.get(kind)
+    return reader(file, path, name) if reader else _by_pillow(file, kind, path)
+
+
+def size_of(file: BinaryIO, path: str) -> tuple[int, int]:
+    """Return (width, height) as the file states them, which may be turned; raises anything."""
+    kind = _format_of(file, path)
+    _need(kind, path)
+    file.seek(0)
+    if kind == "PNG":  # Pillow reads all that lies before the pixels first, and may fail there
+        width, height = struct.unpack(">II", file.read(24)[16:])
+        return width, height
+    with Image.open(file, formats=(kind,)) as image:
+        return image.size
+
+
+def _format_of(file: BinaryIO, path: str) -> str:
+    """What Pillow calls the format of a file. Raises OSEDiffError for none that can be read."""
     file.seek(0)
     kind = _format(file.read(64))
     if kind is None:
@@ -56,8 +75,7 @@ def open_picture(file: BinaryIO, path: str, name: str) -> Opened:
             f"{path} is not a picture that can be read: it must be PNG, JPEG, WebP, TIFF, BMP, GIF, "
             "JPEG 2000, AVIF or HEIC; convert it first"
         )
-    reader = READERS.get(kind)
-    return reader(file, path, name) if reader else _by_pillow(file, kind, path)
+    return kind
 
 
 def _format(head: bytes) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,6 @@ from ..device.memory import gigabytes
 from ..errors import OSEDiffError
 from ..model import OSEDiff
 from ..network.unet import UNet
-from ..network.vae import VAE
 from ..resize import target_size
 from ..vae.exact import LEAST_PIECE
 from ..vae.memory import PIECE, decode_bytes, encode_bytes
@@ -27,8 +27,10 @@ from .unet_tiles import UNetPlan
 
 CPU = torch.device("cpu")
 SHARE = 0.9  # of the free memory that is planned with
-OVERHEAD = 48 * 2**20  # bytes that allocators and libraries take beside everything
-UNET_VALUES = 26  # alive at once in a UNet, per latent pixel and channel of its first level: 25 are counted
+OVERHEAD = 32 * 2**20  # bytes that allocators and libraries take beside everything
+# Alive at once in a UNet, per latent pixel and channel of its first level: 26.5 are measured where that level
+# attends, 14.0 where it does not.
+ATTENDING_VALUES, PLAIN_VALUES = 27, 14.5
 MOST_TILES = 16  # at once: more gain no speed
 LEAST_TILE = 32  # latent pixels: below, the UNet's deepest level has fewer than 4 x 4 pixels
 AUTO_TILE = 96  # latent pixels: the published tile, which never depends on free memory
@@ -39,7 +41,7 @@ VAE_COPIES = 3  # more while a half of the VAE runs: what goes in or comes out, 
 COLOR_COPIES = 6  # more while colours are matched
 LATENT_COPIES = 6  # while the UNet runs: z_lq, the noise that is summed up and a tile's, their quotient, z_hq
 
-Measure = Callable[[VAE, int, int, "int | None", Store], tuple[int, int]]
+Measure = Callable[["int | None", Store], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -151,27 +153,18 @@ def make_plan(
     ways = _ways(vae, device, spill)
     tiles = _tiles(model, down, across, *tile_and_overlap(tile, overlap, f), device, device_free)
 
-    def fitting(measure: Measure, there: bool) -> list[VAEPlan]:
-        """Return the ways to run a half of the VAE from the first that fits on, or else the last one.
+    beside = OVERHEAD + kept + VAE_COPIES * copy
+    # Beside a half of the VAE lie pictures, on the device or on the host; and what is free on either.
+    there_or_not = {True: (beside, 0), False: (OVERHEAD, beside + results)}
+    encoding, decoding = (partial(by, model.vae, down * f, across * f) for by in (encode_bytes, decode_bytes))
+    free = device_free, host_free
 
-        there: whether pictures lie on the device.
-        """
-        beside, plans, found = OVERHEAD + kept + VAE_COPIES * copy, [], False
-        for piece, keep in ways:
-            on_device, elsewhere = measure(model.vae, down * f, across * f, piece, keep)
-            elsewhere = 0 if isinstance(keep, Path) else elsewhere
-            host = elsewhere + (beside + results) * (not there)
-            plan = VAEPlan(piece, keep, on_device + (beside if there else OVERHEAD), host)
-            fits = _enough(plan.device_bytes, device_free) and _enough(plan.host_bytes, host_free)
-            found, plans = found or fits, [*plans, plan] if found else [plan]
-        return plans
-
-    decode = fitting(decode_bytes, there=True)
+    decode = _vae_plans(decoding, ways, there_or_not[True], free)
     there = decode[0].keep is None and _enough(decode[0].device_bytes, device_free)
     if device != CPU and not there:
-        decode = fitting(decode_bytes, there=False)
+        decode = _vae_plans(decoding, ways, there_or_not[False], free)
     there = there or device == CPU
-    encode = fitting(encode_bytes, there)
+    encode = _vae_plans(encoding, ways, there_or_not[there], free)
     latents, colors = OVERHEAD + LATENT_COPIES * z, OVERHEAD + kept + COLOR_COPIES * copy
     unet_bytes = tiles[0].device_bytes + latents + kept * there
     device_bytes = max(encode[0].device_bytes, unet_bytes, decode[0].device_bytes, colors * there)
@@ -221,8 +214,9 @@ def tile_and_overlap(
 
 def unet_bytes(unet: UNet, height: int, width: int) -> int:
     """Return how many bytes the UNet takes beside its weights for one latent tile of that size."""
-    first = unet.conv_in
-    return UNET_VALUES * first.out_channels * height * width * first.weight.element_size()
+    first, attends = unet.conv_in, unet.config.down_block_types[0] == "CrossAttnDownBlock2D"
+    values = ATTENDING_VALUES if attends else PLAIN_VALUES
+    return int(values * first.out_channels * height * width * first.weight.element_size())
 
 
 def _tiles(
@@ -270,6 +264,28 @@ def _ways(vae: str | int, device: torch.device, spill: str | Path | None) -> lis
         piece = max(piece // 2, LEAST_PIECE)
         ways.append((piece, ways[-1][1]))
     return ways
+
+
+def _vae_plans(
+    measure: Measure,
+    ways: Sequence[tuple[int | None, Store]],
+    beside: tuple[int, int],
+    free: tuple[int | None, int | None],
+) -> list[VAEPlan]:
+    """Return the ways to run a half of the VAE from the first that fits on, or else the last one.
+
+    measure: tells the bytes of its work. beside: bytes that lie beside it; free: bytes there are. Both on the
+    device, and on the host.
+    """
+    plans: list[VAEPlan] = []
+    found = False
+    for piece, keep in ways:
+        on_device, elsewhere = measure(piece, keep)
+        on_host = 0 if isinstance(keep, Path) else elsewhere
+        plan = VAEPlan(piece, keep, on_device + beside[0], on_host + beside[1])
+        fits = _enough(plan.device_bytes, free[0]) and _enough(plan.host_bytes, free[1])
+        found, plans = found or fits, [*plans, plan] if found else [plan]
+    return plans
 
 
 def _enough(size: int, free: int | None) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from .. import limits
 from ..errors import OSEDiffError
 from .tag_network import HEAD, SWIN, TagConfig, expected_shapes
 
@@ -41,7 +42,7 @@ def read_config(tensors: Mapping[str, Tensor], image_size: int = 384, label_head
     depths = _depths(tensors)
     tables = [f"{SWIN}.layers.{i}.blocks.0.attn.relative_position_bias_table" for i in range(len(depths))]
     try:
-        return TagConfig(
+        config = TagConfig(
             embed=tensors[f"{SWIN}.patch_embed.norm.weight"].shape[0],
             depths=depths,
             heads=tuple(tensors[table].shape[1] for table in tables),
@@ -59,18 +60,33 @@ def read_config(tensors: Mapping[str, Tensor], image_size: int = 384, label_head
         raise OSEDiffError(
             f"it lacks {missing}: give ram_swin_large_14m.pth, or a file of `osediff convert-dape`"
         ) from error
+    _check_config(config)
+    return config
+
+
+def _check_config(config: TagConfig) -> None:
+    """Raise OSEDiffError for sizes of which no tagger can be made."""
+    sizes = (config.embed, *config.depths, *config.heads, config.window, config.hidden, config.label_heads)
+    widths = [config.embed * 2**stage for stage in range(len(config.depths))]
+    whole = all(width % heads == 0 for width, heads in zip(widths, config.heads, strict=True) if heads)
+    if min(sizes) < 1 or not whole or config.hidden % config.label_heads:
+        raise OSEDiffError("a tagger of its sizes cannot be built: get RAM's file again")
+    if not 1 <= config.image_size <= limits.TAGGER_SIDE:
+        raise OSEDiffError(f"it looks at {config.image_size} pixels, expected 1 to {limits.TAGGER_SIDE}")
 
 
 def _depths(tensors: Iterable[str]) -> tuple[int, ...]:
-    names = list(tensors)
+    names = [name for name in tensors if name.startswith(f"{SWIN}.layers.")]
     stages = _count(names, rf"{SWIN}\.layers\.(\d+)\.blocks\.")
     return tuple(_count(names, rf"{SWIN}\.layers\.{i}\.blocks\.(\d+)\.") for i in range(stages))
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
-    """Return one more than the largest number that the pattern finds."""
-    found = [int(match.group(1)) for name in names if (match := re.match(pattern, name))]
-    return max(found, default=-1) + 1
+    """Return how many numbers from 0 on the pattern finds; OSEDiffError for more than any tagger has."""
+    found = {match.group(1) for name in names if (match := re.match(pattern, name))}
+    if len(found) > limits.TAGGER_LAYERS or found != {str(i) for i in range(len(found))}:
+        raise OSEDiffError("its layers are not counted from 0 on: this is another model or another version")
+    return len(found)
 
 
 @torch.no_grad()
@@ -90,6 +106,7 @@ def fold_dape(ram: Mapping[str, Tensor], dape: Mapping[str, Tensor] | None = Non
     }
     shapes = expected_shapes(read_config(state))
     _check_state(state, shapes)
+    check_numbers({name: tensor for name, tensor in state.items() if not is_unused(name)})
     return {name: _folded(name, state) for name in shapes}
 
 
@@ -102,11 +119,26 @@ def _check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ..
     if wrong:
         raise OSEDiffError(f"{_some(wrong)}: these files do not belong together")
     pairs = {stem + side for name in shapes for stem in _stems(name) for side in (".lora_A", ".lora_B")}
-    unknown = sorted(k for k in state if k not in shapes and k not in pairs and not _UNUSED.fullmatch(k))
+    unknown = sorted(k for k in state if k not in shapes and k not in pairs and not is_unused(k))
     if unknown:
         raise OSEDiffError(
             f"it has {_some(unknown)}, which RAM and DAPE do not: this is another model or another version"
         )
+
+
+def is_unused(key: str) -> bool:
+    """Return whether a tensor of RAM's or DAPE's file is known to be of no use for tagging."""
+    return _UNUSED.fullmatch(key) is not None
+
+
+def check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Raise OSEDiffError for a tensor whose numbers are not floating point."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise OSEDiffError(
+                f"{name} is in {kind}, expected floating point numbers: get it in float16 or float32"
+            )
 
 
 def _stems(name: str) -> list[str]:

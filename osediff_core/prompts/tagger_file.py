@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from ..errors import OSEDiffError
+from ..text_files import parse_json, read_text
 from ..weights.checkpoint import save_tensors
-from ..weights.pickles import load_pickle
-from ..weights.tensorfile import TensorFile, is_torch_file
-from .ram import TagConfig, expected_shapes, fold_dape, read_config
+from ..weights.tensorfile import TensorFile
+from .ram import TagConfig, check_numbers, expected_shapes, fold_dape, is_unused, read_config
 
 FORMAT, FORMAT_VERSION = "osediff-tagger", "1"
 TAG_LIST, THRESHOLD_LIST = "ram_tag_list.txt", "ram_tag_list_threshold.txt"
 """How the lists are called in RAM's repository, and looked for beside its weights."""
+
+MODEL = "model."
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,17 @@ def read_tagger(
     tags, thresholds and weights do not go together.
     """
     path = Path(path)
-    found, metadata = _read_tensors(path)
-    if metadata.get("format") == FORMAT:
-        return _from_ours(path, found, metadata, (dape, tags, thresholds))
+    file = _open(path)
+    if file.metadata.get("format") == FORMAT:
+        return _from_ours(file, (dape, tags, thresholds))
     words = _read_tags(_beside(path, tags, TAG_LIST))
     limits = _read_thresholds(_beside(path, thresholds, THRESHOLD_LIST))
-    pairs = None if dape is None else _read_tensors(Path(dape))[0]
+    pairs = None if dape is None else _open(Path(dape))
     try:
-        folded = fold_dape(found, pairs)
+        fold_dape(
+            _tensors(file, file.blank), pairs and _tensors(pairs, pairs.blank)
+        )  # finds what does not fit
+        folded = fold_dape(_tensors(file, file.read), pairs and _tensors(pairs, pairs.read))
     except OSEDiffError as error:
         also = f" with {dape}" if dape else ""
         raise OSEDiffError(f"{path}{also} cannot be read as a tagger: {error}") from error
@@ -83,24 +88,27 @@ def write_tagger(path: str | Path, weights: TaggerWeights, dtype: torch.dtype = 
     save_tensors(path, rounded, metadata)
 
 
-def _read_tensors(path: Path) -> tuple[Mapping[str, Tensor], dict[str, str]]:
-    """Return a file's tensors, on the disk until they are used, and its metadata; training's own are left."""
-    if not path.is_file():
+def _open(path: Path) -> TensorFile:
+    if not path.exists():
         raise OSEDiffError(f"there is no tagger file {path}: check the path, or download the file first")
-    if not is_torch_file(path):
-        file = TensorFile(path)
-        return file.tensors(), file.metadata
-    content = load_pickle(path, mapped=True)
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]  # beside it lie the optimizer's state and RAM's training settings
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    file = TensorFile(path)
+    if not file.shapes:
         raise OSEDiffError(f"{path} holds something else than named tensors: give RAM's or DAPE's file")
-    return content, {}
+    return file
 
 
-def _from_ours(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], besides: tuple[object, ...]
-) -> TaggerWeights:
+def _tensors(file: TensorFile, get: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that `get` gives, without what tagging does not need.
+
+    Training put the weights in a "model", and the optimizer's state and its own settings beside it.
+    """
+    model = any(key.startswith(MODEL) for key in file.shapes)
+    keys = [key for key in file.shapes if key.startswith(MODEL)] if model else list(file.shapes)
+    return {key.removeprefix(MODEL): get(key) for key in keys if not is_unused(key.removeprefix(MODEL))}
+
+
+def _from_ours(file: TensorFile, besides: tuple[object, ...]) -> TaggerWeights:
+    path, metadata = file.path, file.metadata
     if any(besides):
         raise OSEDiffError(f"{path} has DAPE, tags and thresholds in it already: leave the other files out")
     if metadata.get("format_version") != FORMAT_VERSION:
@@ -111,17 +119,19 @@ def _from_ours(
     if not metadata.get("tags") or not metadata.get("thresholds"):
         raise OSEDiffError(f"{path} has no tags or no thresholds in its metadata: make it again")
     try:
-        config = read_config(tensors, int(metadata["image_size"]), int(metadata["label_heads"]))
-        words = tuple(str(word) for word in json.loads(metadata["tags"]))
-        limits = torch.tensor([float(value) for value in json.loads(metadata["thresholds"])])  # (N,)
-    except (KeyError, ValueError, TypeError) as error:
+        sizes = int(metadata["image_size"]), int(metadata["label_heads"])
+        config = read_config({key: file.blank(key) for key in file.shapes}, *sizes)
+        words = tuple(str(word) for word in parse_json(metadata["tags"]))
+        values = [float(value) for value in parse_json(metadata["thresholds"])]
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise OSEDiffError(
             f"{path} is damaged ({error}): make it again with `osediff convert-dape`"
         ) from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if shapes != expected_shapes(config):
+    if file.shapes != expected_shapes(config):
         raise OSEDiffError(f"{path} is damaged: its tensors are not those of a tagger; make it again")
-    return _checked(path, TaggerWeights(dict(tensors), config, words, limits, metadata.get("made_from", "")))
+    check_numbers({key: file.blank(key) for key in file.shapes})
+    thresholds, tensors = _thresholds(values, path), {key: file.read(key) for key in file.shapes}
+    return _checked(path, TaggerWeights(tensors, config, words, thresholds, metadata.get("made_from", "")))
 
 
 def _checked(path: Path, weights: TaggerWeights) -> TaggerWeights:
@@ -159,6 +169,10 @@ def _read_thresholds(path: Path) -> Tensor:
         values = [float(line) for line in _lines(path)]
     except ValueError as error:
         raise OSEDiffError(f"{path} has a line that is no number ({error}): get the list again") from error
+    return _thresholds(values, path)
+
+
+def _thresholds(values: list[float], path: Path) -> Tensor:
     if not values or not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
         raise OSEDiffError(f"{path} should hold thresholds from 0 to 1, one in a line: get the list again")
     return torch.tensor(values)
@@ -166,6 +180,6 @@ def _read_thresholds(path: Path) -> Tensor:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").strip().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        return [line.strip() for line in read_text(path).strip().splitlines()]
+    except (OSError, ValueError) as error:
         raise OSEDiffError(f"{path} cannot be read as text ({error}): get the list again") from error

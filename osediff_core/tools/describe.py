@@ -22,7 +22,7 @@ from ..lora import A, B, check_fit, lora_delta
 from ..prompts.ram import HEAD, SWIN
 from ..prompts.tagger_file import FORMAT as TAGGER_FORMAT
 from ..prompts.tagger_file import read_tagger
-from ..weights.checkpoint import FORMAT, Checkpoint, read_checkpoint
+from ..weights.checkpoint import Checkpoint, layout_of, read_checkpoint
 from ..weights.recognise import SD2, name_of, name_of_config
 from ..weights.tensorfile import TensorFile
 from . import exports
@@ -57,9 +57,9 @@ def describe(path: str | Path, base: str | Path | None = None) -> Description:
         return _folder(place)
     file = TensorFile(place)
     kind = file.metadata.get("format", "")
-    if kind == FORMAT or any(key.startswith("state_dict_unet.") for key in file.shapes):
-        layout = "this project's layout" if kind == FORMAT else "the published layout"
-        return _checkpoint(read_checkpoint(place), f"an OSEDiff checkpoint in {layout}", place, base)
+    layout = layout_of(file)
+    if layout is not None:
+        return _checkpoint(read_checkpoint(place), f"an OSEDiff checkpoint in {layout}", file, base)
     if kind in (exports.UNET_FORMAT, exports.VAE_FORMAT):
         return _export(file, "unet" if kind == exports.UNET_FORMAT else "vae")
     if kind == TAGGER_FORMAT:
@@ -72,7 +72,7 @@ def describe(path: str | Path, base: str | Path | None = None) -> Description:
 # ---- checkpoints --------------------------------------------------------------------------------
 
 
-def _checkpoint(checkpoint: Checkpoint, kind: str, place: Path, base: str | Path | None) -> Description:
+def _checkpoint(checkpoint: Checkpoint, kind: str, file: TensorFile, base: str | Path | None) -> Description:
     facts = {"for": checkpoint.metadata.get("base") or _fitting_base(checkpoint)}
     for part, name in (("unet", "UNet"), ("vae", "VAE encoder")):
         tensors = getattr(checkpoint, part)
@@ -80,9 +80,7 @@ def _checkpoint(checkpoint: Checkpoint, kind: str, place: Path, base: str | Path
         facts[name] = _lora(tensors, rank, alpha, getattr(checkpoint, f"scale_{part}"))
     facts["in full"] = ", ".join(k for k in checkpoint.unet if not k.endswith((A, B))) or "nothing"
     facts |= _training(checkpoint.metadata)
-    everything = [*checkpoint.unet.values(), *checkpoint.vae.values()]
-    facts["stored"] = _stored(Counter(tensor.dtype for tensor in everything))
-    facts["file"] = _written(place)
+    facts |= _storage(file)
     if base is not None:
         facts["on that base"] = _held_against(checkpoint, base)
     return Description(kind, facts, checkpoint.metadata.get("config", ""))
@@ -99,7 +97,7 @@ def _fitting_base(checkpoint: Checkpoint) -> str:
     keys = [key for key in checkpoint.unet if key.endswith(f"attn2.to_k{A}")]
     context = checkpoint.unet[keys[0]].shape[1] if keys else 0
     conv_in = checkpoint.unet.get("conv_in.weight")
-    width, channels = (len(conv_in), conv_in.shape[1]) if conv_in is not None else (0, 4)
+    width, channels = conv_in.shape[:2] if conv_in is not None and conv_in.ndim == 4 else (0, 4)
     config = {
         "attention_head_dim": 0,
         "cross_attention_dim": context,

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ..errors import OSEDiffError
 from ..lora import A, B, lora_delta
-from ..weights.checkpoint import Checkpoint, save_tensors
+from ..weights.checkpoint import Checkpoint, save_tensors, tensor_writer
+from ..weights.tensorfile import TensorFile
+from ..whole_files import write_folder, write_together
 
 UNET_FORMAT, VAE_FORMAT, EXPORT_VERSION = "osediff-comfyui-unet", "osediff-comfyui-vae", 1
 CONV_IN_BIAS = "diffusion_model.input_blocks.0.0.bias.set_weight"
@@ -44,6 +46,33 @@ def write_unet_lora(
 def write_vae_patch(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write the VAE encoder's part, which no stock node of ComfyUI reads."""
     save_tensors(path, vae_patch(checkpoint), _metadata(checkpoint, VAE_FORMAT, "vae"))
+
+
+def write_exports(
+    unet: Path,
+    vae: Path,
+    checkpoint: Checkpoint,
+    conv_in: Mapping[str, Tensor] | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write both parts into one folder, which is made if absent: both files appear, or none.
+
+    overwrite: replace a file that is there. What is there already, the same, is no obstacle: a run that was
+    killed between the two leaves it. Raises OSEDiffError where a file may not be replaced, or not be written.
+    """
+    parts = {
+        unet: (unet_lora(checkpoint, conv_in), _metadata(checkpoint, UNET_FORMAT, "unet")),
+        vae: (vae_patch(checkpoint), _metadata(checkpoint, VAE_FORMAT, "vae")),
+    }
+    for path, (tensors, metadata) in parts.items():
+        if path.exists() and not overwrite and not _holds(path, tensors, metadata):
+            raise OSEDiffError(f"{path} is there already, another one: name another folder, or overwrite it")
+    writers = {path: tensor_writer(*part) for path, part in parts.items()}
+    if unet.parent.exists():
+        write_together(writers)
+    else:
+        write_folder(unet.parent, lambda new: [write(new / path.name) for path, write in writers.items()])
 
 
 def unet_lora(checkpoint: Checkpoint, conv_in: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -89,6 +118,22 @@ def vae_name(module: str) -> str:
     for pattern, name in _VAE_NAMES:
         module = re.sub(pattern, name, module)
     return module
+
+
+def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
+    """Whether a file is what would be written."""
+    try:
+        file = TensorFile(path)
+        there = {key: file.read(key) for key in file.shapes}
+    except OSEDiffError:
+        return False
+    return (
+        file.metadata == metadata
+        and there.keys() == tensors.keys()
+        and all(
+            there[key].dtype == t.dtype and torch.equal(there[key], t.cpu()) for key, t in tensors.items()
+        )
+    )
 
 
 def _pair(name: str, tensors: Mapping[str, Tensor], module: str, alpha: float) -> dict[str, Tensor]:

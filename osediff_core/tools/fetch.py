@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OSEDiffError
-from . import download
+from . import download, hub
 from .published import KnownFile, Mirror, PublishedFiles
 
 
@@ -54,7 +54,7 @@ class Item:
     source: PublishedFiles
     file: KnownFile
     path: Path | None
-    remote: download.Remote | None = None
+    remote: hub.Remote | None = None
     there: str | None = None
 
 
@@ -70,7 +70,7 @@ def plan(source: PublishedFiles, place: Place) -> list[Item]:
         return items
     if not source.mirrors:
         raise OSEDiffError(by_hand(source, place))
-    if download.is_offline():
+    if hub.is_offline():
         raise OSEDiffError(
             f"HF_HUB_OFFLINE forbids the network, and {Path(missing[0].file.path).name} is not in "
             f"{place.words(source)}: unset it, or bring the file by hand from {source.page}"
@@ -90,6 +90,7 @@ def bring(items: Sequence[Item]) -> Iterator[tuple[Path, str]]:
     """Download what a plan lacks; yield the path of every file, and how it was checked."""
     for item in items:
         if item.there is not None and item.path is not None:
+            download.forget_parts(item.path.resolve())
             yield item.path, f"there already; {item.there}"
         elif item.remote is not None and item.path is not None:
             yield item.path, download.download(item.remote, item.file, item.path)
@@ -116,7 +117,7 @@ def _ask_mirrors(items: Sequence[Item], source: PublishedFiles, place: Place) ->
     for mirror in source.mirrors:
         try:
             return [_ask(item, mirror, place) for item in items]
-        except download.MirrorError as error:
+        except hub.MirrorError as error:
             reasons.append(str(error))
     raise OSEDiffError(f"{'; and '.join(reasons)}; look at {source.page}, and give the path of what you have")
 
@@ -124,5 +125,5 @@ def _ask_mirrors(items: Sequence[Item], source: PublishedFiles, place: Place) ->
 def _ask(item: Item, mirror: Mirror, place: Place) -> Item:
     source, file = item.source, item.file
     if item.there is None or (place.root(source) is None and download.cached(mirror, file) is None):
-        return Item(source, file, place.of(source, file), download.describe(mirror, file))
+        return Item(source, file, place.of(source, file), hub.describe(mirror, file))
     return item

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from ..base.marker import write_marker
 from ..errors import OSEDiffError
 from ..model import OSEDiff
 from ..weights.checkpoint import Checkpoint, read_checkpoint
+from ..whole_files import write_folder
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -44,17 +43,14 @@ def write_merged(
     model = OSEDiff.from_pretrained(
         base, weights, strength=strength, dtype=dtype, device="cpu", vocabulary=vocabulary
     )
-    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        beside.mkdir(parents=True)
-        _save(beside, model, read_schedule(base))
-        write_marker(beside, _about(checkpoint, Path(weights), strength, dtype))
-        _let_others_read(beside)
-        beside.rename(out)
-    except (OSError, RuntimeError, _safetensor_error()) as error:
-        raise OSEDiffError(f"the folder {out} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    schedule = read_schedule(base)
+    about = _about(checkpoint, Path(weights), strength, dtype)
+
+    def write(folder: Path) -> None:
+        _save(folder, model, schedule)
+        write_marker(folder, about)
+
+    write_folder(out, write)
 
 
 def _save(folder: Path, model: OSEDiff, schedule: Mapping[str, Any]) -> None:
@@ -97,20 +93,3 @@ def _about(checkpoint: Checkpoint, weights: Path, strength: float, dtype: torch.
         "alpha_vae": str(checkpoint.alpha_vae),
     }
     return {**checkpoint.metadata, **about}
-
-
-def _let_others_read(folder: Path) -> None:
-    """Give files the mode that new files have here: safetensors 0.8 lets only their owner read them."""
-    probe = folder / "probe"
-    probe.touch()
-    mode = probe.stat().st_mode
-    probe.unlink()
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(mode)
-
-
-def _safetensor_error() -> type[Exception]:
-    from safetensors import SafetensorError
-
-    return SafetensorError

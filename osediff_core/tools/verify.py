@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ..color import match_color, to_levels
-from ..errors import OSEDiffError
+from ..errors import OSEDiffError, printable
 from ..model import OSEDiff
+from ..pictures.files import PICTURES
+from ..pictures.find import find_files
 from ..pictures.images import read_image
-from ..pictures.jobs import PICTURES
 from ..pipeline.plan import make_plan
 from ..pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
 from ..pipeline.runtime import Runtime
@@ -131,7 +132,9 @@ def table(rows: Sequence[Comparison]) -> str:
     figures = ("result", "no_prompt", "spread", "vae", "colour")
     lines = [f"{'picture':<28}" + "".join(f"{name:>11}" for name in figures)]
     for row in rows:
-        lines.append(f"{row.name[:27]:<28}" + "".join(f"{getattr(row, name):>11.2f}" for name in figures))
+        lines.append(
+            f"{printable(row.name)[:27]:<28}" + "".join(f"{getattr(row, name):>11.2f}" for name in figures)
+        )
     means = [sum(getattr(row, name) for row in rows) / len(rows) for name in figures]
     return "\n".join([*lines, f"{'mean':<28}" + "".join(f"{mean:>11.2f}" for mean in means)])
 
@@ -144,7 +147,9 @@ def file_lines(what: str, path: Path) -> list[str]:
         name = file.name if file == path else file.relative_to(path).as_posix()
         hashes = file_hashes(file)
         known = _known().get(hashes.sha256) or _known().get(hashes.git_blob) or "not a file that is known"
-        lines.append(f"{what} {name}: {file.stat().st_size} bytes, sha256 {hashes.sha256}, {known}")
+        lines.append(
+            f"{what} {printable(name)}: {file.stat().st_size} bytes, sha256 {hashes.sha256}, {known}"
+        )
     return lines
 
 
@@ -163,9 +168,9 @@ def _by_name(folder: Path, endings: tuple[str, ...], *, only: bool) -> dict[str,
     if not folder.is_dir():
         raise OSEDiffError(f"there is no folder {folder}")
     found = {}
-    for path in sorted(folder.iterdir()):
+    for path in find_files(folder, PICTURES, recursive=False).files:
         ending = next((end for end in endings if path.stem.endswith(end)), "")
-        if path.suffix.lower() in PICTURES and (ending or not only):
+        if ending or not only:
             found[path.stem.removesuffix(ending)] = path
     return found
 

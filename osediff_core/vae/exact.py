@@ -8,7 +8,7 @@ the kernels, and no convolution is computed twice.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import OSEDiffError
 from ..network.vae import VAE, Stage
+from ..whole_files import name_beside, sweep, writing
 from .layers import run_in_pieces
 from .memory import PIECE, piece_values
 from .strips import Activation, Allocate, Store, Sweeper, in_files, on_host
@@ -77,8 +78,14 @@ def _walk(
 def _strips(keep: Store, device: torch.device) -> Iterator[Allocate | None]:
     """Yield what makes the strips that are kept, None for what stays on the device."""
     if isinstance(keep, Path):
-        with tempfile.TemporaryDirectory(dir=keep, prefix="osediff-", ignore_cleanup_errors=True) as folder:
-            yield in_files(Path(folder))
+        sweep(keep)
+        folder = name_beside(keep / "strips")
+        with writing(folder):
+            folder.mkdir()
+        try:
+            yield in_files(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     else:
         yield None if keep is None or keep == device else on_host
 

@@ -37,7 +37,7 @@ def name_of(shapes: Shapes, text_width: int = 1024) -> str:
     for name, fits in KINDS:
         if fits(shapes):
             return name
-    if shapes.get(CROSS_ATTENTION, (0,))[-1] == text_width != 1024:
+    if shapes.get(CROSS_ATTENTION, ())[-1:] == (text_width,) and text_width != 1024:
         return SD2
     return _unet_name(shapes) or "a file of an unknown kind"
 
@@ -47,7 +47,8 @@ def name_of_config(unet: Mapping[str, Any]) -> str:
 
     `SD2` is the name for the base of OSEDiff, whatever it predicts: the scheduler's config says that.
     """
-    width = (unet.get("block_out_channels") or [0])[0]
+    widths = unet.get("block_out_channels")
+    width = widths[0] if isinstance(widths, list | tuple) and widths else 0
     context = unet.get("cross_attention_dim")
     if "attention_head_dim" not in unet and "joint_attention_dim" in unet:
         return "a transformer of the Stable Diffusion 3 or Flux family"
@@ -60,15 +61,17 @@ def _unet_name(shapes: Shapes) -> str:
     """Name the UNet of a single-file checkpoint by its text width and its input channels."""
     if CONV_IN not in shapes or CROSS_ATTENTION not in shapes:
         return ""
+    if len(shapes[CONV_IN]) < 2 or not shapes[CROSS_ATTENTION]:
+        return "a damaged file: its tensors have other shapes than those of any model"
     width, channels = shapes[CONV_IN][:2]
     return _family(shapes[CROSS_ATTENTION][-1], width, channels) or "a diffusion model of an unknown size"
 
 
-def _family(context: object, width: int, channels: int) -> str:
+def _family(context: object, width: object, channels: object) -> str:
     family = {768: "Stable Diffusion 1", 1024: SD2}.get(context if isinstance(context, int) else 0, "")
     if not family or (family != SD2 and width != 320):
         return ""
-    use = CHANNELS.get(channels, f"with {channels} input channels")
+    use = CHANNELS.get(channels if isinstance(channels, int) else 0, f"with {channels} input channels")
     return f"{family} {use}".rstrip()
 
 
@@ -94,6 +97,10 @@ KINDS: list[tuple[str, Callable[[Shapes], bool]]] = [
     ("Stable Diffusion XL", _prefix("conditioner.embedders.")),
     ("a transformer (DiT) or another kind of diffusion model", lambda shapes: _is_other_diffusion(shapes)),
     ("Stable unCLIP, which starts from an image", lambda shapes: UNET + "label_emb.0.0.weight" in shapes),
+    (
+        "a Stable Diffusion checkpoint whose UNet is there as moving averages (model_ema) alone",
+        lambda shapes: _prefix("model_ema.diffusion")(shapes) and not _prefix(UNET)(shapes),
+    ),
     ("a VAE alone", lambda shapes: _is_vae(shapes)),
     ("a UNet alone, without its text encoder and VAE", lambda shapes: _is_unet(shapes)),
     ("a text encoder alone", lambda shapes: _is_text_encoder(shapes)),

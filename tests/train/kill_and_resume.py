@@ -51,8 +51,8 @@ def leaves(value, name=""):
         yield name, value
 
 
-def differences(one, other, but=("config", "random")):
-    """Name what differs, to the bit, between two states; the global random states aside."""
+def differences(one, other, but=("config", "random", "checksum")):
+    """Name what differs, to the bit, between two states; places and the global random states aside."""
 
     def flat(state):
         return dict(leaves({key: value for key, value in state.items() if key not in but}))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from osediff_core import OSEDiff, OSEDiffError
+from osediff_core.base.folder import write_network
 from osediff_core.pictures.images import write_image
 from train.base import norms
 from train.base.crops import draw_crop, load_pictures
@@ -191,7 +194,7 @@ class KilledError(Exception):
     pass
 
 
-def fit_a_line(file, killed_after=None, what="a line"):
+def fit_a_line(file, killed_after=None, what="a line", pictures="noise"):
     """Fit 3 numbers to noise for 8 steps; returns them and the losses that were reported."""
     torch.manual_seed(0)
     model, generator, losses = nn.Linear(3, 1), seeded(0), []
@@ -205,7 +208,14 @@ def fit_a_line(file, killed_after=None, what="a line"):
         return (model(torch.randn(4, 3, generator=generator)) - 1).square().mean()
 
     groups = [{"params": list(model.parameters()), "lr": 0.1}]
-    fit(model, loss_of, groups, 8, report, Keep(file, generator, what, every=2))
+    fit(
+        model,
+        loss_of,
+        groups,
+        8,
+        report,
+        Keep(file, generator, {"settings": what, "pictures": pictures}, every=2),
+    )
     return model.weight.detach(), losses
 
 
@@ -221,8 +231,51 @@ def test_fit_goes_on_where_it_was_killed(tmp_path):
 def test_fit_does_not_go_on_with_another_training(tmp_path):
     with pytest.raises(KilledError):
         fit_a_line(tmp_path / "a.pt", killed_after=3)
-    with pytest.raises(OSEDiffError, match="delete it"):
+    with pytest.raises(OSEDiffError, match=r"with other settings: .*delete it"):
         fit_a_line(tmp_path / "a.pt", what="a parabola")
+    with pytest.raises(OSEDiffError, match=r"with other pictures: .*delete it"):
+        fit_a_line(tmp_path / "a.pt", pictures="more noise")
+
+
+def test_fit_names_a_damaged_file(tmp_path):
+    file = tmp_path / "a.pt"
+    with pytest.raises(KilledError):
+        fit_a_line(file, killed_after=3)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(OSEDiffError, match=r"a\.pt is damaged .*delete it"):
+        fit_a_line(file)
+
+
+def test_an_unfinished_base_is_not_gone_on_with_from_other_pictures(tmp_path, pictures, monkeypatch):
+    """Nor is a prior on the latents of another VAE. Where the pictures lie does not matter."""
+    config = BaseConfig(
+        out=str(tmp_path / "base"), bf16=False, pictures=PicturesConfig(folder=str(pictures), shrink=()),
+        vae=SMALL_VAE, prior=SMALL_PRIOR,
+    )  # fmt: skip
+    train_vae(config)
+
+    def killed(part, steps, step, loss):
+        if step == 1:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.base.run.log_progress", killed)
+        patch.setattr("train.base.run.Keep", partial(Keep, every=1))
+        for train in (train_vae, train_prior):
+            with pytest.raises(KilledError):
+                train(config)
+    moved = pictures.rename(tmp_path / "moved")
+    there = dataclasses.replace(config, pictures=PicturesConfig(folder=str(moved), shrink=()))
+    shutil.copytree(tmp_path / "base", tmp_path / "control")
+    for train in (train_vae, train_prior):
+        train(dataclasses.replace(there, out=str(tmp_path / "control")))
+    write_image(moved / "photo_b.png", torch.rand(1, 3, 64, 72))
+    vae = build_vae(SMALL_VAE)
+    write_network(tmp_path / "base" / "vae", vae)
+    with pytest.raises(OSEDiffError, match="with other pictures: "):
+        train_vae(there)
+    with pytest.raises(OSEDiffError, match="with other pictures and other VAE: "):
+        train_prior(there)
 
 
 def test_fit_stops_at_a_loss_that_is_no_number():

@@ -122,6 +122,53 @@ def test_command_line_overrides_the_file(written, monkeypatch, written_as):
     assert seen[0].data.sources == ("b", "c")
 
 
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("word", ["true", "false", "True", "None", "1"])
+def test_a_word_means_what_its_key_wants(written, monkeypatch, word, joined):
+    """Where text is wanted it stays as it was typed; where a boolean is, it is true or false."""
+    seen = []
+    monkeypatch.setattr("train.loop.train", lambda config: seen.append(config) or Path("weights"))
+    path = str(written("[run]\nresume = true"))
+
+    def given(key):
+        return [f"{key}={word}"] if joined else [key, word]
+
+    assert main([path, *given("--run.out"), *given("--model.prompt"), "--data.sources", word, "b"]) == 0
+    assert (seen[0].run.out, seen[0].model.prompt, seen[0].data.sources) == (word, word, (word, "b"))
+    assert seen[0].run.resume is True
+    if word in ("None", "1"):
+        with pytest.raises(SystemExit) as stop:
+            main([path, *given("--run.resume")])
+        assert stop.value.code == 2
+        return
+    assert main([path, *given("--run.resume"), *given("--degradation.sharpen")]) == 0
+    assert (seen[1].run.resume, seen[1].degradation.sharpen) == (word.lower() == "true",) * 2
+
+
+def test_help_shows_booleans_as_they_are_written(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert "{true,false}" in said
+    assert "True" not in said
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_file_of_any_editor(written, tmp_path, mark):
+    (tmp_path / "below.toml").write_bytes(mark + b"[run]\r\nseed = 5\r\n")
+    path = written("")
+    path.write_bytes(mark + b'extends = "below.toml"\r\n[run]\r\nsteps = 7\r\n')
+    config = read_config(TrainConfig, path)
+    assert (config.run.steps, config.run.seed) == (7, 5)
+
+
+def test_a_file_in_other_letters_says_which(written):
+    path = written("")
+    path.write_text("[run]", encoding="utf-16")
+    with pytest.raises(OSEDiffError, match="is not valid TOML: it is UTF-16 text: save it as UTF-8"):
+        read_config(TrainConfig, path)
+
+
 def test_a_file_may_change_another(written, tmp_path):
     (tmp_path / "below.toml").write_text("[run]\nsteps = 7\nseed = 5\n[data]\nsources = ['a']")
     config = read_config(TrainConfig, written('extends = "below.toml"\n[run]\nsteps = 9'))

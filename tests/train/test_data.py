@@ -226,10 +226,8 @@ def test_the_cache_saves_reading_and_keeps_to_its_budget(folder, monkeypatch):
     for index in range(15):
         assert torch.equal(roomy[index]["hq"], none[index]["hq"])
     assert len(reads) == 5 + 15
-    cache = sources.Cache(2 * 3 * 40 * 56)
-    for item in find_pictures([folder, folder]):
-        cache.get(item)
-        assert sum(picture.rgb.nbytes for picture in cache.pictures.values()) <= cache.budget
+    assert roomy.sources[0]._cache.used == 5 * 3 * 40 * 56
+    assert none.sources[0]._cache.used == 0
 
 
 def test_sources_expand_in_order_and_repeat(folder):

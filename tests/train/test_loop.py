@@ -25,6 +25,7 @@ from train.draws import draw
 from train.loop import Trainer, train
 from train.optimizers import Updater, rate_factor
 from train.report import contact_sheet
+from train.setup import make_folder
 from train.steps import Batch
 
 CPU = torch.device("cpu")
@@ -96,6 +97,11 @@ def test_the_folder_of_another_run_is_kept(config):
         train(config)
     again = read_checkpoint(train(replace(config, run=replace(config.run, overwrite=True, seed=5))))
     assert not torch.equal(first.unet["conv_in.lora_A.weight"], again.unet["conv_in.lora_A.weight"])
+
+
+def test_a_name_that_no_configuration_can_hold_is_a_sentence(config, tmp_path):
+    with pytest.raises(OSEDiffError, match="not UTF-8"):
+        make_folder(config(run={"out": str(tmp_path / "out"), "steps": 1}, data={"sources": ("a\udcff",)}))
 
 
 def test_workers_do_not_change_the_result(config, tmp_path):
@@ -275,3 +281,9 @@ def test_contact_sheet_has_a_row_per_sample():
     sheet = contact_sheet(*columns)
     assert sheet.shape == (3, 8, 15)
     assert sheet[0, 7, ::5].tolist() == [0.0, 0.5, 1.0]
+
+
+def test_contact_sheet_fills_its_last_row_with_grey():
+    sheet = contact_sheet(*(torch.full((3, 3, 4, 5), value) for value in (0.0, 1.0)), across=2)
+    assert sheet.shape == (3, 8, 20)
+    assert sheet[0, ::7, ::5].tolist() == [[0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.5, 0.5]]

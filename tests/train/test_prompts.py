@@ -107,6 +107,17 @@ def test_an_interrupted_command_goes_on(config, tmp_path, ram, pictures, capsys)
     assert read_prompts(made.prompts)[str(pictures / "1.png")] == "kept"
 
 
+def test_prompts_go_with_names_of_any_letters(config, tmp_path, ram):
+    _, made = config_file(config, tmp_path, ram)
+    prompts = {"a\udcff.png": "cat", "é模.png": "狗"}
+    write_prompts(made.prompts, prompts)
+    assert read_prompts(made.prompts) == prompts
+    content = Path(made.prompts.file).read_bytes()
+    assert "狗".encode() in content
+    Path(made.prompts.file).write_bytes(b"\xef\xbb\xbf" + content)
+    assert read_prompts(made.prompts) == prompts
+
+
 def test_what_does_not_fit_is_a_sentence(config, tmp_path, ram, prompter, batch, capsys):
     path, made = config_file(config, tmp_path, ram)
     with pytest.raises(OSEDiffError, match=r"train\.prompts"):

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from osediff_core import OSEDiff, OSEDiffError
 from osediff_core.base.folder import write_network
 from osediff_core.weights.checkpoint import read_checkpoint, write_checkpoint
+from osediff_core.whole_files import NOBODY, name_beside
 from train.config import LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from train.data import DataConfig, build_dataset
 from train.ema import RunningAverage
@@ -199,7 +200,7 @@ def test_a_damaged_state_is_named(begun, damage):
 def test_a_state_is_whole_or_not_there(tmp_path, monkeypatch):
     path = tmp_path / "state_0000001.pt"
     write_state(path, {"step": 1})
-    (tmp_path / ".osediff-0123456789ab.part").write_bytes(b"half")
+    name_beside(path, owner=NOBODY).write_bytes(b"half")  # of a run that was killed
 
     def fail(*_):
         raise OSError("no room")

@@ -21,7 +21,7 @@ TRAINING_ONLY = {"accelerate", "peft", "lpips", "tyro", "tensorboard", "diffuser
 NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | {"torchvision", "timm"}
 HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision", "lpips"}
 LAYERS = [
-    {"errors", "choices", "whole_files"},
+    {"errors", "choices", "limits", "whole_files", "text_files"},
     {"diffusion", "lora", "color", "resize", "inputs", "prompt_cache", "device"},
     {"network"},
     {"weights"},

@@ -99,6 +99,16 @@ def test_a_damaged_config_is_named(base, file, content):
         load_base(base)
 
 
+def test_configs_of_any_editor_are_read(base):
+    for file in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
+        content = (base / file).read_bytes()
+        (base / file).write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
+    load_base(base)
+    (base / "unet" / "config.json").write_text("{}", encoding="utf-16")
+    with pytest.raises(OSEDiffError, match="UTF-16"):
+        load_base(base)
+
+
 def test_an_inpainting_unet_is_refused(base):
     file = base / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)

@@ -178,7 +178,7 @@ def test_other_safetensors_are_no_checkpoints(tmp_path):
         ("unet", "mid_block.attentions.0.proj_in.lora_B.weight", None, "half of its LoRA"),
         ("vae", "encoder.conv_in.lora_A.weight", torch.zeros(4, 3, 3, 3), "half of its LoRA"),
         ("unet", "conv_in.bias", torch.full((8,), torch.nan), "not numbers"),
-        ("unet", "conv_in.bias", torch.zeros(8, dtype=torch.int64), "not numbers"),
+        ("unet", "conv_in.bias", torch.zeros(8, dtype=torch.int64), "in int64"),
         ("vae", "quant_conv.lora_A.weight", torch.zeros(3, 8, 1, 1), "says rank 4"),
     ],
 )

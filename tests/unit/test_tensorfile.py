@@ -1,6 +1,7 @@
 """Which kind of file it is, by its first bytes."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_a_header_that_cannot_be_is_one_sentence(tmp_path, header, says):
 
 def test_a_header_without_metadata_is_none_less(tmp_path):
     file = TensorFile(written(tmp_path / "x.safetensors", {"__metadata__": None, "x": ENTRY}))
-    assert (file.metadata, file.shapes, file.tensors()["x"].tolist()) == ({}, {"x": (2,)}, [0.0, 0.0])
+    assert (file.metadata, file.shapes, file.read("x").tolist()) == ({}, {"x": (2,)}, [0.0, 0.0])
 
 
 @pytest.mark.parametrize("core", ["core", "_core"])
@@ -89,3 +90,10 @@ def test_another_callable_beside_the_weights_is_refused(tmp_path):
     with pytest.raises(OSEDiffError, match="carries code"):
         TensorFile(tmp_path / "x.ckpt")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders there")
+def test_a_pipe_keeps_nobody_waiting(tmp_path):
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(OSEDiffError, match="pipe, socket or device"):
+        TensorFile(tmp_path / "a.safetensors")

@@ -9,6 +9,7 @@ import sys
 from osediff_core.errors import OSEDiffError
 
 from ..config import read_config
+from ..console import refuse, start_console
 from .run import BaseConfig, train_prior, train_vae
 
 
@@ -18,15 +19,14 @@ def main() -> int:
     parser.add_argument("config", help="a TOML file such as train/configs/demo_base.toml")
     parser.add_argument("--only", choices=("vae", "prior"), help="train one part; the other lies in `out`")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    start_console(logging.INFO, "%(asctime)s %(message)s")
     try:
         config = read_config(BaseConfig, args.config)
         for part, train in (("vae", train_vae), ("prior", train_prior)):
             if args.only in (None, part):
                 train(config)
     except OSEDiffError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     return 0
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.pictures.files import PICTURES
+from osediff_core.pictures.find import find_files
 
-from ..data.pictures import PICTURE_SUFFIXES
 from ..dice import uniform
 
 
@@ -21,7 +22,7 @@ def load_pictures(folder: str | Path) -> list[tuple[str, Tensor]]:
     """
     from osediff_core.pictures.images import read_image
 
-    paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    paths = find_files(Path(folder), PICTURES, recursive=False).files if Path(folder).is_dir() else []
     if not paths:
         raise OSEDiffError(
             f"expected pictures in {folder}, found none: run `python -m train.pictures {folder}` first"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.whole_files import write_beside
+
+from ..state import read_state, write_state
 
 
 @dataclass(frozen=True)
 class Keep:
     """Where an unfinished training lies, so that it can be killed and gone on with.
 
-    generator is the only source of randomness of the training; what names its settings: a file
-    left by other settings is refused.
+    generator is the only source of randomness of the training. what: its settings and checksums of all
+    that it is trained on, by name; a file that was left by something else is refused.
     """
 
     file: Path
     generator: torch.Generator
-    what: str
+    what: Mapping[str, str]
     every: int = 100
 
 
@@ -80,17 +81,22 @@ def training_parts(model: nn.Module, groups: list[dict], steps: int, ema_decay: 
 def save(keep: Keep, parts: dict, step: int) -> None:
     """Write all that the training needs to go on after `step` steps, beside the file and then over it."""
     state = {name: part.state_dict() for name, part in parts.items()}
-    state |= {"step": step, "what": keep.what, "generator": keep.generator.get_state()}
+    state |= {"step": step, "what": dict(keep.what), "generator": keep.generator.get_state()}
     keep.file.parent.mkdir(parents=True, exist_ok=True)
-    write_beside(keep.file, lambda beside: torch.save(state, beside))
+    write_state(keep.file, state)
 
 
 def resume(keep: Keep, parts: dict) -> int:
     """Read the file back into its parts; returns the steps already taken."""
-    state = torch.load(keep.file, weights_only=True)
-    if state["what"] != keep.what:
+    try:
+        state = read_state(keep.file)
+    except OSEDiffError as error:
+        raise OSEDiffError(f"{error}: delete it to start anew") from error
+    others = [name for name, what in keep.what.items() if state["what"].get(name) != what]
+    if others:
         raise OSEDiffError(
-            f"expected {keep.file} from training with these settings, it has others: delete it to start anew"
+            f"{keep.file} was left by a training with other {' and other '.join(others)}: restore them to go "
+            "on with it, or delete it to start anew"
         )
     for name, part in parts.items():
         part.load_state_dict(state[name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from osediff_core.base.network import NetworkFiles, empty_network, fill
 from osediff_core.errors import OSEDiffError
 from osediff_core.network.vae import VAE
+from osediff_core.text_files import read_settings
 from osediff_core.weights.tensorfile import TensorFile
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -18,8 +18,8 @@ CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 def read_vae(folder: Path) -> VAE:
     """Return the VAE of a folder in float32, to be trained on or frozen; OSEDiffError if it is not there."""
     try:
-        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        settings = read_settings(folder / CONFIG)
+    except OSEDiffError as error:
         raise OSEDiffError(f"{folder} holds no VAE in the diffusers layout ({error})") from error
     part = NetworkFiles("vae", str(folder), settings, [TensorFile(folder / WEIGHTS)])
     vae = empty_network(part)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from osediff_core.base.folder import write_network
 from osediff_core.diffusion import alphas_cumprod
 from osediff_core.errors import OSEDiffError
+from osediff_core.whole_files import write_whole, writing
 
 from ..data.crops import vary_colour
 from ..dice import uniform
+from ..state import checksum
 from .crops import add_smaller_copies, draw_batch, draw_crop, load_pictures
 from .fit import Keep, fit
 from .folder import read_vae
@@ -64,6 +66,10 @@ class Pool:
     pictures: list[Tensor]
     weights: Tensor
     synthetic: Tensor
+
+    def checksum(self) -> str:
+        """Tell this pool from one of other pictures or other shares."""
+        return checksum([self.pictures, self.weights, self.synthetic])
 
 
 def gather_pool(config: PicturesConfig, smallest: int) -> Pool:
@@ -122,7 +128,12 @@ def train_vae(config: BaseConfig) -> None:
             return vae_loss(vae, 2 * x - 1, noise, vae_config)
 
     groups = [{"params": list(vae.parameters()), "lr": vae_config.lr}]
-    keep = Keep(Path(config.out) / "vae_unfinished.pt", generator, repr((config.seed, vae_config)))
+    what = {
+        "settings": repr((config.seed, config.bf16, vae_config)),
+        "pictures": pool.checksum(),
+        "first weights": checksum(vae.state_dict()),
+    }
+    keep = Keep(Path(config.out) / "vae_unfinished.pt", generator, what)
     fit(vae, loss_of, groups, vae_config.steps, partial(log_progress, "vae", vae_config.steps), keep)
     x, _ = draw_batch(pool.pictures, pool.weights, 64, partial(draw_crop, size=vae_config.crop), generator)
     vae.config = replace(vae.config, scaling_factor=measure_scaling_factor(vae, 2 * x - 1))
@@ -132,7 +143,8 @@ def train_vae(config: BaseConfig) -> None:
 
 def write_scheduler(folder: Path, config: PriorConfig) -> dict:
     """Write the noise schedule as diffusers stores it, and return it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     schedule = {
         "_class_name": "DDPMScheduler",
         "beta_start": config.beta_start,
@@ -142,7 +154,7 @@ def write_scheduler(folder: Path, config: PriorConfig) -> dict:
         "prediction_type": "epsilon",
         "clip_sample": False,
     }
-    (folder / "scheduler_config.json").write_text(json.dumps(schedule, indent=2))
+    write_whole(folder / "scheduler_config.json", json.dumps(schedule, indent=2).encode())
     return schedule
 
 
@@ -199,11 +211,17 @@ def train_prior(config: BaseConfig) -> None:
             return prior_loss(unet, z, embeds, told.t, noise, alphas)
 
     both = nn.ModuleDict({"unet": unet, "text": text_encoder})
-    keep = Keep(out / "prior_unfinished.pt", generator, repr((config.seed, prior)))
+    what = {
+        "settings": repr((config.seed, config.bf16, prior)),
+        "pictures": pool.checksum(),
+        "VAE": checksum([vae.state_dict(), vae.config.scaling_factor]),
+    }
+    keep = Keep(out / "prior_unfinished.pt", generator, what)
     report = partial(log_progress, "prior", prior.steps)
     fit(both, loss_of, prior_groups(both, prior), prior.steps, report, keep)
     write_network(out / "unet", unet)
-    text_encoder.eval().save_pretrained(out / "text_encoder")
+    with writing(out / "text_encoder"):
+        text_encoder.eval().save_pretrained(out / "text_encoder")
     write_index(out)
     keep.file.unlink(missing_ok=True)
 
@@ -228,4 +246,4 @@ def write_index(out: Path) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    (out / "model_index.json").write_text(json.dumps(index, indent=2))
+    write_whole(out / "model_index.json", json.dumps(index, indent=2).encode())

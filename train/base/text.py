@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from osediff_core.whole_files import write_whole, writing
+
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -23,15 +25,17 @@ def byte_symbols() -> list[str]:
 
 def write_tokenizer(folder: Path) -> None:
     """Write vocab.json, merges.txt and the configs of a tokenizer that spells every word in bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     symbols = [PAD, *(s for s in byte_symbols() if s != PAD)]  # "!" pads, and is id 0
     words = [*symbols, *(s + "</w>" for s in symbols), START, END]
-    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}, ensure_ascii=False))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
+    numbered = json.dumps({w: i for i, w in enumerate(words)}, ensure_ascii=False)
+    write_whole(folder / "vocab.json", numbered.encode())
+    write_whole(folder / "merges.txt", b"#version: 0.2\n")
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": PAD}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
+    write_whole(folder / "special_tokens_map.json", json.dumps(special, indent=2).encode())
     config = {**special, "model_max_length": MAX_TOKENS, "tokenizer_class": "CLIPTokenizer"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+    write_whole(folder / "tokenizer_config.json", json.dumps(config, indent=2).encode())
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:

@@ -14,12 +14,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.pictures.images import Picture
 
 from ..degradation import DegradationConfig, degrade, sharpen
 from ..dice import chance
 from ..draws import stream
+from ..recent import Recent
 from .config import DataConfig
 from .crops import draw_crop, draw_pair, vary_colour
+from .listing import Entry
 from .pictures import find_pictures, pair_up
 from .sources import Cache, Found, Mix, Shelf, Source, Stream
 from .streams import is_stream
@@ -76,6 +79,14 @@ class PictureDataset(Dataset[Sample]):
             lq = degrade(hq, self.degradation, degradation_stream(self.seed, index)) if here else hq
         return {"hq": hq, "lq": lq, "index": index, "name": found.name, "remarks": self._remarks(found)}
 
+    def listing(self) -> list[Entry]:
+        """Tell which pictures there are, in which source and which order, wherever they lie."""
+        return [
+            (f"{number}/{name}" if len(self.sources) > 1 else name, size)
+            for number, source in enumerate(self.sources)
+            for name, size in source.listing()
+        ]
+
     def _cut(self, found: Found, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         if found.lq is None:
             hq = draw_crop(found.hq.rgb[0], self.data, generator).float() / 255
@@ -114,7 +125,7 @@ def degrade_batch(
 
 def build_sources(data: DataConfig, seed: int) -> tuple[list[Source], list[float]]:
     """Open the sources: each with its weight, or all pooled into one where there are no weights."""
-    cache = Cache(data.cache_mb << 20)
+    cache: Cache = Recent(data.cache_mb << 20, _bytes_of)
     if not data.sources:
         find_pictures(())  # says what to do
     if not data.weights:
@@ -124,6 +135,10 @@ def build_sources(data: DataConfig, seed: int) -> tuple[list[Source], list[float
             "several data.sources with a stream or real pairs among them need data.weights: give each a share"
         )
     return [_open(data, (n,), n, seed, cache) for n in range(len(data.sources))], list(data.weights)
+
+
+def _bytes_of(picture: Picture) -> int:
+    return picture.rgb.nbytes
 
 
 def _open(data: DataConfig, which: range | tuple[int, ...], number: int, seed: int, cache: Cache) -> Source:

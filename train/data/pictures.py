@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from osediff_core import limits
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.blocks import Notes
+from osediff_core.pictures.files import PICTURES
+from osediff_core.pictures.find import HIDDEN, find_files, in_words, is_hidden
 from osediff_core.pictures.images import Picture, decode_image
+from osediff_core.text_files import read_text
+
+from .listing import Entry
 
 log = logging.getLogger(__name__)
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+ENDINGS = (*PICTURES, ".tar")
+MOST_LISTS, MOST_WITHIN = 10_000, 50
+"""List files that one look for pictures reads, each counted as often as it is named; and in one another."""
 PAIR_ENDINGS = re.compile(r"([_.-](hr|lr|hq|lq|gt|x)\d*)+$", re.IGNORECASE)
 """What the two halves of a pair may be called besides their common name: a_HR and a_LR4, a and a_x4."""
 
@@ -33,6 +44,11 @@ class Item(Protocol):
     @property
     def key(self) -> str:
         """Its name within its source, without the ending: what pairs HQ with LQ."""
+        ...
+
+    @property
+    def entry(self) -> Entry:
+        """What tells it from other pictures wherever its source lies: its name there, and its size."""
         ...
 
     def read(self) -> bytes:
@@ -55,6 +71,15 @@ class FileItem:
         """The path; for a part of a tar, the path of the tar and the name inside."""
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
+    @property
+    def entry(self) -> Entry:
+        """The key with its ending, and the bytes of the file, or of the part."""
+        name = self.key + PurePosixPath(self.member or self.path.name).suffix
+        try:
+            return name, self.size if self.member else self.path.stat().st_size
+        except OSError:  # it will be passed over with a warning
+            return name, -1
+
     def read(self) -> bytes:
         """Return the encoded picture. Raises OSError."""
         with self.path.open("rb") as file:
@@ -76,11 +101,15 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Item]:
     """Expand folders, patterns, list files and shards to pictures, in a fixed order; repetitions are kept.
 
     Lines of a list file are relative to its folder; empty ones and those beginning with # are passed over.
-    Raises OSEDiffError for a source that does not exist or holds no picture, and when there is no source.
+    What folders, patterns and shards hold besides is said. Raises OSEDiffError for a source that does not
+    exist or holds no picture, for lists that lead to themselves, and when there is no source.
     """
-    found = [item for source in sources for item in _expand(str(source))]
+    search = _Search()
+    found = [item for source in sources for item in search.expand(str(source), ())]
     if not found:
         raise OSEDiffError("There are no training pictures: name folders or list files in data.sources.")
+    if search.left_out.total():
+        log.warning("Left out of the training pictures: %s", in_words(search.left_out))
     return found
 
 
@@ -104,72 +133,137 @@ def _pair_key(item: Item) -> str:
     return PAIR_ENDINGS.sub("", item.key)
 
 
-def _expand(source: str) -> list[Item]:
-    from .streams import is_data_set, table_items
+class _Search:
+    """One look for pictures: what it left out, and how many list files it has read."""
 
-    if is_data_set(source):
-        return table_items(source)
-    path = Path(source)
-    if path.is_dir():
-        found = list(_folder(path))
-    elif path.suffix.lower() == ".txt" and path.is_file():
-        found = [item for line in _lines(path) for item in _expand(str(path.parent / line))]
-    elif path.suffix.lower() == ".tar" and path.is_file():
-        found = index_tar(path)
-    elif path.is_file():
-        return [FileItem(path, path.stem)]
-    else:
-        found = _pattern(source)
-    if not found:
-        known = ", ".join((*PICTURE_SUFFIXES, ".tar"))
-        raise OSEDiffError(f"The training source {source} does not exist or holds no picture ({known}).")
-    return found
+    def __init__(self) -> None:
+        self.left_out: Counter[str] = Counter()
+        self.lists = 0
 
+    def expand(self, source: str, before: tuple[str, ...]) -> list[Item]:
+        """List the pictures of a source; `before` are the list files that led here."""
+        from .streams import is_data_set, table_items
 
-def _folder(folder: Path) -> Iterator[Item]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURE_SUFFIXES:
-            yield FileItem(path, path.relative_to(folder).with_suffix("").as_posix())
-        elif path.suffix.lower() == ".tar":
-            yield from index_tar(path)
+        if is_data_set(source):
+            return table_items(source)
+        path = Path(source)
+        if path.is_dir():
+            found = self._folder(path)
+        elif path.suffix.lower() == ".txt" and path.is_file():
+            found = self._list(path, before)
+        elif path.suffix.lower() == ".tar" and path.is_file():
+            found = self._shard(path)
+        elif path.is_file():
+            return [FileItem(path, path.stem)]
+        else:
+            found = self._pattern(path)
+        if not found:
+            known = ", ".join(ENDINGS)
+            raise OSEDiffError(f"The training source {source} does not exist or holds no picture ({known}).")
+        return found
 
+    def _list(self, path: Path, before: tuple[str, ...]) -> list[Item]:
+        place = os.path.realpath(path)
+        if place in before:
+            raise OSEDiffError(f"the list {path} leads to itself: take the line out that names it")
+        self.lists += 1
+        if self.lists > MOST_LISTS or len(before) >= MOST_WITHIN:
+            raise OSEDiffError(
+                f"at most {MOST_LISTS} lists of training pictures are read, and {MOST_WITHIN} within one "
+                f"another; {path} is one more: put some of them together"
+            )
+        within = (*before, place)
+        return [item for line in _lines(path) for item in self.expand(str(path.parent / line), within)]
 
-def _pattern(source: str) -> list[Item]:
-    paths = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
-    found: list[Item] = []
-    for path in paths:
+    def _folder(self, folder: Path) -> list[Item]:
+        return [item for path in self._below(folder) for item in self._file(path, path.relative_to(folder))]
+
+    def _below(self, folder: Path) -> list[Path]:
+        try:
+            found = find_files(folder, ENDINGS, recursive=True)
+        except OSError as error:
+            raise OSEDiffError(f"{folder} cannot be listed: {error.strerror or error}") from error
+        self.left_out += found.left_out
+        return found.files
+
+    def _file(self, path: Path, name: Path) -> list[Item]:
+        """The picture, or those of a shard; `name` is what is left of the path within the source."""
         if path.suffix.lower() == ".tar":
-            found += index_tar(path)
-        elif path.suffix.lower() in PICTURE_SUFFIXES:
-            found.append(FileItem(path, path.stem))
-    return found
+            return self._shard(path)
+        return [FileItem(path, name.with_suffix("").as_posix())]
+
+    def _shard(self, path: Path) -> list[Item]:
+        found, hidden = index_tar(path)
+        self.left_out += Counter({HIDDEN: hidden})
+        return found
+
+    def _pattern(self, pattern: Path) -> list[Item]:
+        """The pictures whose paths fit; what exists as it is written is no pattern, whatever its letters."""
+        parts = pattern.parts
+        known = next(n for n in range(len(parts), -1, -1) if Path(*parts[:n]).is_dir())
+        start, rest = Path(*parts[:known]), parts[known:]
+        deep = rest.index("**") if "**" in rest else len(rest)
+        paths: list[Path] = []
+        for place in _globbed(start, rest[:deep]):
+            if deep == len(rest):
+                paths.append(place)
+            elif place.is_dir():
+                below = self._below(place)
+                paths += [path for path in below if _fits(path.relative_to(place).parts, rest[deep:])]
+        pictures = [path for path in paths if path.suffix.lower() in ENDINGS and path.is_file()]
+        return [item for path in sorted(pictures) for item in self._file(path, Path(path.name))]
 
 
-def index_tar(path: Path) -> list[Item]:
+def _globbed(start: Path, pattern: tuple[str, ...]) -> list[Path]:
+    """What fits a pattern without "**" below a folder; hidden files only where their very name is in it."""
+    if not pattern:
+        return [start]
+    found = [Path(name) for name in glob.glob(os.path.join(glob.escape(str(start)), *pattern))]
+    return [
+        path
+        for path in found
+        if not any(is_hidden(part) and part not in pattern for part in path.relative_to(start).parts)
+    ]
+
+
+def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a path fits a pattern in which "**" stands for any folders, or none."""
+    if not pattern or not parts:
+        return all(part == "**" for part in pattern) and not parts
+    if pattern[0] == "**":
+        return _fits(parts, pattern[1:]) or _fits(parts[1:], pattern)
+    return fnmatchcase(os.path.normcase(parts[0]), os.path.normcase(pattern[0])) and _fits(
+        parts[1:], pattern[1:]
+    )
+
+
+def index_tar(path: Path) -> tuple[list[Item], int]:
     """List the pictures of an uncompressed tar from its headers, in their order; nothing is unpacked.
+
+    Returns how many were passed over as hidden, too.
 
     Of a shard that ends too early, what lies before is listed, with a warning. Raises OSEDiffError for a file
     that is no uncompressed tar.
     """
     found: list[Item] = []
+    hidden = 0
     try:
         with tarfile.open(path, "r:") as shard:
             try:
                 while (member := shard.next()) is not None:
-                    if _is_picture(member):
-                        found.append(_member(path, member))
+                    name = PurePosixPath(member.name)
+                    if member.isreg() and name.suffix.lower() in PICTURES:
+                        if any(map(is_hidden, name.parts)):
+                            hidden += 1
+                        else:
+                            found.append(_member(path, member))
             except (tarfile.ReadError, EOFError, OSError) as error:
                 log.warning("%s is cut off (%s); its first %d pictures are used", path, error, len(found))
     except (tarfile.TarError, EOFError, OSError) as error:
         raise OSEDiffError(
             f"{path} is no uncompressed tar shard ({error}): unpack and pack it again"
         ) from error
-    return found
-
-
-def _is_picture(member: tarfile.TarInfo) -> bool:
-    name = PurePosixPath(member.name)
-    return member.isreg() and name.suffix.lower() in PICTURE_SUFFIXES and not name.name.startswith("._")
+    return found, hidden
 
 
 def _member(path: Path, member: tarfile.TarInfo) -> Item:
@@ -179,7 +273,7 @@ def _member(path: Path, member: tarfile.TarInfo) -> Item:
 
 def _lines(source: Path) -> list[str]:
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(source, limits.LIST_BYTES).split("\n")
+    except (OSError, ValueError) as error:
         raise OSEDiffError(f"The list of training pictures {source} cannot be read: {error}.") from error
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

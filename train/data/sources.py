@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -16,11 +16,16 @@ from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import Picture
 
 from ..draws import stream
+from ..recent import Recent
 from .crops import pair_ratio
+from .listing import Entry
 from .pictures import Item, load
-from .streams import Reader, Row
+from .streams import Reader, Row, bytes_here, placeless
 
 log = logging.getLogger(__name__)
+
+Cache = Recent[str, Picture]
+"""Decoded pictures by name, within a number of bytes."""
 
 BLOCK = 1000
 """Samples over which the shares of the sources are kept."""
@@ -47,26 +52,9 @@ class Source(Protocol):
         """Go through all pictures that can be read and whose names are not in `skip`, each once."""
         ...
 
-
-class Cache:
-    """Decoded pictures, the least recently used forgotten first, within a number of bytes."""
-
-    def __init__(self, budget: int) -> None:
-        """Keep at most `budget` bytes; 0 keeps nothing."""
-        self.budget, self.used = budget, 0
-        self.pictures: OrderedDict[str, Picture] = OrderedDict()
-
-    def get(self, item: Item) -> Picture:
-        """Give the picture, read now or before. Raises OSEDiffError when it cannot be read."""
-        if item.name in self.pictures:
-            self.pictures.move_to_end(item.name)
-            return self.pictures[item.name]
-        picture = load(item)
-        self.pictures[item.name] = picture
-        self.used += picture.rgb.nbytes
-        while self.used > self.budget:
-            self.used -= self.pictures.popitem(last=False)[1].rgb.nbytes
-        return picture
+    def listing(self) -> list[Entry]:
+        """Tell which pictures these are, without reading them."""
+        ...
 
 
 class Shelf:
@@ -75,7 +63,10 @@ class Shelf:
     def __init__(
         self, items: list[Item], lq_items: list[Item] | None, seed: int, number: int, cache: Cache
     ) -> None:
-        """Keep the lists; pictures are read when a sample needs them. `number` is the source's among all."""
+        """Keep the lists; pictures are read when a sample needs them. `number` is the source's among all.
+
+        cache: decoded pictures, shared with other sources.
+        """
         self.items, self.lq_items, self.seed, self.number = items, lq_items, seed, number
         self.unreadable: set[str] = set()
         self._cache = cache
@@ -105,21 +96,29 @@ class Shelf:
             if found is not None:
                 yield found
 
+    def listing(self) -> list[Entry]:
+        """List the pictures in their order, and then their real LQs."""
+        real = [item.entry for item in self.lq_items or ()]
+        return [item.entry for item in self.items] + [(f"LQ {name}", size) for name, size in real]
+
     def _try(self, number: int, before: int) -> Found | None:
         item = self.items[number]
         if item.name in self.unreadable:
             return None
         try:
-            hq = self._cache.get(item)
+            hq = self._read(item)
             if self.lq_items is None:
                 return Found(hq, None, item.name, before)
-            lq = self._cache.get(self.lq_items[number])
+            lq = self._read(self.lq_items[number])
             pair_ratio(hq.rgb[0], lq.rgb[0])
             return Found(hq, lq, item.name, before)
         except OSEDiffError as error:
             self.unreadable.add(item.name)
             log.warning("Skipping a training picture (%d so far): %s", len(self.unreadable), error)
             return None
+
+    def _read(self, item: Item) -> Picture:
+        return self._cache.get(item.name, partial(load, item))
 
 
 class Stream:
@@ -156,6 +155,10 @@ class Stream:
             found = None if row.name in skip else self._try(row, 0)
             if found is not None:
                 yield found
+
+    def listing(self) -> list[Entry]:
+        """Name the stream: what is in it is only known where its files lie here, and then as their size."""
+        return [(placeless(self.source), bytes_here(self.source))]
 
     def _try(self, row: Row, before: int) -> Found | None:
         try:

@@ -7,6 +7,7 @@ picture can be had at once.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from osediff_core.errors import OSEDiffError
+
+from .listing import Entry
 
 if TYPE_CHECKING:
     from .pictures import Item
@@ -41,6 +44,7 @@ class Row:
     number: int
     value: Any = None
     table: Any = None
+    size: int = -1  # bytes of the data set's own files
 
     @property
     def name(self) -> str:
@@ -51,6 +55,11 @@ class Row:
     def key(self) -> str:
         """The number in the data set."""
         return str(self.number)
+
+    @property
+    def entry(self) -> Entry:
+        """The data set and the number in it, and the bytes of the whole set, where its files lie here."""
+        return f"{placeless(self.source)}#{self.number}", self.size
 
     def read(self) -> bytes:
         """Return the encoded picture. Raises OSError, or OSEDiffError where the column holds none."""
@@ -71,8 +80,26 @@ def table_items(source: str) -> list[Item]:
             f"{source} is a stream, which can neither stand in a list nor be pooled with other sources: name "
             "it in data.sources, with data.weights, or add streaming=false"
         )
-    table = open_data_set(source)
-    return [Row(source, number, table=table) for number in range(len(table))]
+    table, size = open_data_set(source), bytes_here(source)
+    return [Row(source, number, table=table, size=size) for number in range(len(table))]
+
+
+def placeless(source: str) -> str:
+    """Name a data set without the folders that it lies in on this machine."""
+    name, options = _options(source)
+    if "data_files" in options:
+        options["data_files"] = Path(options["data_files"]).name
+    query = "&".join(f"{key}={value}" for key, value in sorted(options.items()))
+    return f"{PREFIX}{'' if Path(name).is_dir() else name}?{query}"
+
+
+def bytes_here(source: str) -> int:
+    """Add up the files of a data set that lie on this machine; -1 where there are none."""
+    name, options = _options(source)
+    folder = Path(name)
+    here = folder.rglob("*") if folder.is_dir() else map(Path, glob.glob(options.get("data_files", "")))
+    sizes = [path.stat().st_size for path in here if path.is_file()]
+    return sum(sizes) if sizes else -1
 
 
 class Reader:

@@ -9,13 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from osediff_core.color import to_levels
+
 
 def jpeg(image: Tensor, quality: int) -> Tensor:
     """Compress and decompress (3, H, W) in [0, 1] through Pillow's libjpeg, chroma subsampled 4:2:0.
 
     quality is libjpeg's, 1 to 100. The picture is rounded to 8 bits on the way in; so is what comes out.
     """
-    pixels = image.mul(255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()
+    pixels = to_levels(image).permute(1, 2, 0).contiguous()
     stream = io.BytesIO()
     Image.fromarray(pixels.cpu().numpy()).save(stream, format="JPEG", quality=quality, subsampling="4:2:0")
     with Image.open(stream) as decoded:

@@ -26,7 +26,9 @@ class File:
 
     status: answered to HEAD instead of the file. cut: for each GET of the content in turn, after how many
     bytes the connection breaks (None: never). refuse: the status of all GETs beyond those. wait: seconds per
-    piece. sha256: stated instead of the true one.
+    piece. sha256: stated instead of the true one. silent: says nothing. said: headers of the description, and
+    sent: of the content, in place of the true ones. more: bytes sent after the content. start: where a range
+    begins, whatever was asked for.
     """
 
     content: bytes
@@ -36,6 +38,10 @@ class File:
     wait: float = 0.0
     sha256: str | None = None
     silent: bool = False
+    said: dict[str, str] = field(default_factory=dict)
+    sent: dict[str, str] = field(default_factory=dict)
+    more: bytes = b""
+    start: int | None = None
 
     @property
     def etag(self) -> str:
@@ -53,6 +59,8 @@ class Hub:
         self.address = ""
         self.storage = ""
         self.over = threading.Event()
+        self.accepted: list[str | None] = []
+        self.commit: str | None = COMMIT
 
     def ranges(self) -> list[str | None]:
         """The Range header of every GET of a large content, in order."""
@@ -74,6 +82,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         headers = self.headers
+        self.hub.accepted.append(headers.get("Accept-Encoding"))
         self.hub.asked.append((self.command, self.path, headers.get("Range"), headers.get("Authorization")))
         if match := re.fullmatch(r"/storage/(.+)", self.path):
             self.storage(self.hub.files[match[1]])
@@ -86,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def resolve(self, key: str) -> None:
         file = self.hub.files.get(key)
-        common = {"X-Repo-Commit": COMMIT}
+        common = {} if self.hub.commit is None else {"X-Repo-Commit": self.hub.commit}
         if file is None:
             self.reply(404, b"", common | {"X-Error-Code": "EntryNotFound"})
         elif file.silent:
@@ -96,11 +105,11 @@ class Handler(BaseHTTPRequestHandler):
             code = {"X-Error-Code": "RepoNotFound"} if file.status == 401 else {}
             self.reply(file.status, b"", code)
         elif len(file.content) < LARGE:
-            self.reply(200, file.content, common | {"ETag": f'"{file.etag}"'})
+            self.reply(200, file.content, common | {"ETag": f'"{file.etag}"'} | file.said)
         else:
             linked = {"X-Linked-ETag": f'"{file.etag}"', "X-Linked-Size": str(len(file.content))}
             where = {"Location": f"{self.hub.storage}/storage/{key}"}
-            self.reply(302, b"", common | linked | where)
+            self.reply(302, b"", common | linked | where | file.said)
 
     def storage(self, file: File) -> None:
         start = 0
@@ -111,10 +120,18 @@ class Handler(BaseHTTPRequestHandler):
         if file.refuse is not None and gets > len(file.cut):
             self.reply(file.refuse, b"", {})
             return
-        body = file.content[start:]
-        self.send_response(206 if start else 200)
+        if file.sent.get("Location"):
+            self.reply(302, b"", file.sent)
+            return
+        ranged = start > 0
+        if ranged and file.start is not None:
+            start, ranged = file.start, file.start > 0
+        body = file.content[start:] + file.more
+        self.send_response(206 if ranged else 200)
         self.send_header("Content-Length", str(len(body)))
-        if start:
+        for name, value in file.sent.items():
+            self.send_header(name, value)
+        if ranged:
             end, size = len(file.content) - 1, len(file.content)
             self.send_header("Content-Range", f"bytes {start}-{end}/{size}")
         self.end_headers()

@@ -3,113 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
-import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from osediff_core.tools.published import SOURCES
+from osediff_core.whole_files import NOBODY, name_beside
 
-ROOT = Path(__file__).resolve().parents[3]
-HERE = Path(__file__).parent
-BIG = random.Random(0).randbytes(24 << 20)  # more than two of the pieces of 10 MB that arrive on the disk
-PINNED = hashlib.sha256(BIG).hexdigest()
-SMALL = {"config.json": b"{}", "unet/config.json": b'{"a": 1}', "vae/model.safetensors": b"v" * 5000}
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-hub_server = load("hub_server")
+from .hub_server import File
+from .running import BIG, PINNED, ROOT, SMALL, errors, finish, parts, size, small_hub, start, whole
 
 
 @pytest.fixture
 def hub():
-    with hub_server.serving() as hub:
-        for name, content in [*SMALL.items(), ("unet/model.safetensors", BIG)]:
-            hub.files[f"one/model/{name}"] = hub_server.File(content)
-        hub.files["some/space/data/list.txt"] = hub_server.File(b"cat\n")
+    with small_hub() as hub:
         yield hub
 
 
 @pytest.fixture
 def program(hub, tmp_path):
-    """Start `osediff` with the small catalogue and this hub, in an empty folder with an empty cache."""
-
-    def start(*argv, catalogue=True, **environment):
-        runner = [str(HERE / "small_catalogue.py"), PINNED] if catalogue else ["-m", "osediff_core"]
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        ours = {
-            "PYTHONPATH": str(ROOT),
-            "HF_ENDPOINT": hub.address,
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_ETAG_TIMEOUT": "10",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "10",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        }
-        return subprocess.Popen(
-            [sys.executable, *runner, *map(str, argv)],
-            cwd=tmp_path,
-            env=kept | ours | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return start
+    return partial(start, hub, tmp_path)
 
 
 @pytest.fixture
 def osediff(program):
     """Run it; return the status and what was written to stdout and stderr."""
-
-    def run(*argv, **options):
-        with program(*argv, **options) as process:
-            out, err = process.communicate(timeout=120)
-        assert "Traceback" not in err
-        return process.returncode, out, err
-
-    return run
-
-
-def errors(err):
-    return [line for line in err.splitlines() if line.startswith("osediff: error: ")]
-
-
-def whole(folder):
-    """Whether the model is there, byte for byte, and nothing else (no part, no lock)."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    assert set(files) == {*SMALL, "unet/model.safetensors"}
-    return (files["unet/model.safetensors"].read_bytes() == BIG) and all(
-        files[name].read_bytes() == content for name, content in SMALL.items()
-    )
-
-
-def size(path):
-    """Bytes, 0 where the file has just been renamed."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def parts(folder):
-    return list(folder.rglob("*.part"))
+    return lambda *argv, **options: finish(program(*argv, **options))
 
 
 def test_into_a_folder(osediff, hub, tmp_path):
@@ -181,7 +110,7 @@ def test_a_fetched_base_is_loaded_by_its_id_and_by_its_folder(osediff, hub, tmp_
     for path in (micro / "tiny_sd").rglob("*"):
         if path.is_file():
             name = path.relative_to(micro / "tiny_sd").as_posix()
-            hub.files[f"tiny/sd/{name}"] = hub_server.File(path.read_bytes())
+            hub.files[f"tiny/sd/{name}"] = File(path.read_bytes())
     Image.new("RGB", (8, 8), "teal").save(tmp_path / "a.png")
     options = ["--weights", micro / "osediff.pkl", "--device", "cpu"]
     status, _, err = osediff("a.png", "b.png", "--base", "tiny/sd", *options)
@@ -221,7 +150,7 @@ def test_a_connection_that_breaks_is_taken_up_again(osediff, hub, tmp_path):
     status, _, err = osediff("fetch", "model", "--yes", "--to", tmp_path)
     assert status == 0, err
     assert whole(tmp_path / "model")
-    assert hub.ranges()[:2] == [None, f"bytes={10 << 20}-"]
+    assert hub.ranges()[:2] == [None, f"bytes={15 << 20}-"]
 
 
 @pytest.mark.parametrize("to", [["--to", "x"], []], ids=["folder", "cache"])
@@ -233,13 +162,13 @@ def test_a_run_that_failed_goes_on_where_it_stopped(osediff, hub, tmp_path, to):
     assert "503" in errors(err)[0]
     assert len(errors(err)) == 1
     assert not any("model.safetensors" in line for line in out.splitlines())
-    assert [path.stat().st_size for path in parts(tmp_path)] == [10 << 20]
+    assert [path.stat().st_size for path in parts(tmp_path)] == [15 << 20]
     file.refuse = None
     hub.asked.clear()
     file.cut = []
     status, _, err = osediff("fetch", "model", "--yes", *to)
     assert status == 0, err
-    assert hub.ranges()[0] == f"bytes={10 << 20}-"
+    assert hub.ranges()[0] == f"bytes={15 << 20}-"
     assert not parts(tmp_path)
     if to:
         assert whole(tmp_path / "x" / "model")
@@ -267,11 +196,15 @@ def test_an_interrupted_run_goes_on_where_it_stopped(program, osediff, hub, tmp_
     assert whole(tmp_path / "x" / "model")
 
 
+def left_by_a_killed_run(target, etag):
+    return name_beside(target, hashlib.sha256(target.name.encode()).hexdigest()[:8] + etag[:12], NOBODY)
+
+
 def test_a_part_that_is_not_of_this_file(osediff, hub, tmp_path):
     """Whatever was left there, what appears in the end is the file or nothing."""
     place = tmp_path / "model" / "unet"
     place.mkdir(parents=True)
-    part = place / f".model.safetensors.{PINNED[:12]}.part"
+    part = left_by_a_killed_run(place / "model.safetensors", PINNED)
     part.write_bytes(b"x" * (11 << 20))
     status, _, err = osediff("fetch", "model", "--yes", "--to", tmp_path)
     assert status == 1
@@ -283,7 +216,7 @@ def test_a_part_that_is_not_of_this_file(osediff, hub, tmp_path):
 
 
 def test_a_file_of_another_hash_is_not_even_begun(osediff, hub, tmp_path):
-    hub.files["one/model/unet/model.safetensors"] = hub_server.File(b"y" * 5000)
+    hub.files["one/model/unet/model.safetensors"] = File(b"y" * 5000)
     status, _, err = osediff("fetch", "model", "--yes", "--to", tmp_path / "x")
     assert status == 1
     assert f"expected {PINNED}" in errors(err)[0]
@@ -308,7 +241,7 @@ def test_a_content_that_is_not_what_the_hub_states(osediff, hub, tmp_path, name)
 
 def test_another_mirror_is_asked(osediff, hub, tmp_path):
     for name in [*SMALL, "unet/model.safetensors"]:
-        hub.files[f"two/model/{name}"] = hub_server.File(hub.files[f"one/model/{name}"].content)
+        hub.files[f"two/model/{name}"] = File(hub.files[f"one/model/{name}"].content)
     hub.files["one/model/unet/config.json"].status = 401
     status, _, err = osediff("fetch", "model", "--yes", "--to", tmp_path)
     assert status == 0, err
@@ -374,7 +307,7 @@ def test_one_that_fails_does_not_keep_back_the_other(osediff, hub, tmp_path):
 
 
 def test_the_real_catalogue_refuses_what_is_not_dape(osediff, hub, tmp_path):
-    hub.files["CSWRY/SeeSR/DAPE.pth"] = hub_server.File(b"z" * 5000)
+    hub.files["CSWRY/SeeSR/DAPE.pth"] = File(b"z" * 5000)
     status, _, err = osediff("fetch", "dape", "--yes", "--to", tmp_path, catalogue=False)
     assert status == 1
     assert "DAPE.pth in CSWRY/SeeSR is not the known file" in errors(err)[0]
