@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .choices import MOST_DETAIL
 from .errors import OSEDiffError
+from .transparency import visible
 
 
 def check_prompts(prompt: str | Sequence[str], count: int) -> list[str]:
@@ -31,14 +32,29 @@ def check_texts(prompts: str | Sequence[str]) -> list[str]:
     return texts
 
 
-def check_image(lq: Tensor) -> None:
-    """Raise OSEDiffError unless `lq` is (B, 3, H, W), not empty, and uint8 or finite floats in [0, 1]."""
+def check_image(lq: Tensor, alpha: Tensor | None = None) -> None:
+    """Raise OSEDiffError unless `lq` is (B, 3, H, W), not empty, and uint8 or finite floats in [0, 1].
+
+    alpha: the same as (B, 1, H, W); what it hides of `lq` may be anything.
+    """
     if not isinstance(lq, Tensor):
         raise OSEDiffError(
             f"an image batch is a torch tensor, got {type(lq).__name__}: read files with read_image"
         )
     if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape:
         raise OSEDiffError(f"an image batch is (B, 3, H, W) and not empty, got {tuple(lq.shape)}")
+    if alpha is None:
+        _check_values(lq)
+        return
+    expected = (len(lq), 1, *lq.shape[-2:])
+    if not isinstance(alpha, Tensor) or alpha.shape != expected:
+        got = tuple(alpha.shape) if isinstance(alpha, Tensor) else type(alpha).__name__
+        raise OSEDiffError(f"the alpha of these images is {expected}, got {got}: give each image its own")
+    _check_values(alpha)
+    _check_values(lq.where(visible(alpha), 0))
+
+
+def _check_values(lq: Tensor) -> None:
     if lq.dtype == torch.uint8:
         return
     if not lq.is_floating_point():

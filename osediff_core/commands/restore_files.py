@@ -57,6 +57,7 @@ def _restored(
     sr = restore(
         model,
         picture.rgb,
+        alpha=picture.alpha,
         scale=settings.scale,
         prompt=_prompt(model, picture.rgb, job.source.name, settings),
         color=settings.color,
@@ -69,7 +70,8 @@ def _restored(
         dtype=torch.uint8,
     )  # (1, 3, *size)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, size)  # (1, 1, *size)
-    return partial(write_image, job.target, sr, alpha, picture.exif, quality=settings.quality)
+    options = {"grey": picture.grey, "quality": settings.quality}
+    return partial(write_image, job.target, sr, alpha, picture.exif, **options)
 
 
 def _prompt(model: OSEDiff, rgb: Tensor, name: str, settings: Settings) -> str:
