@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .choices import MOST_DETAIL
 from .errors import OSEDiffError
-from .transparency import visible
 
 
 def check_prompts(prompt: str | Sequence[str], count: int) -> list[str]:
@@ -32,29 +31,14 @@ def check_texts(prompts: str | Sequence[str]) -> list[str]:
     return texts
 
 
-def check_image(lq: Tensor, alpha: Tensor | None = None) -> None:
-    """Raise OSEDiffError unless `lq` is (B, 3, H, W), not empty, and uint8 or finite floats in [0, 1].
-
-    alpha: the same as (B, 1, H, W); what it hides of `lq` may be anything.
-    """
+def check_image(lq: Tensor) -> None:
+    """Raise OSEDiffError unless `lq` is (B, 3, H, W), not empty, and uint8 or finite floats in [0, 1]."""
     if not isinstance(lq, Tensor):
         raise OSEDiffError(
             f"an image batch is a torch tensor, got {type(lq).__name__}: read files with read_image"
         )
     if lq.ndim != 4 or lq.shape[1] != 3 or 0 in lq.shape:
         raise OSEDiffError(f"an image batch is (B, 3, H, W) and not empty, got {tuple(lq.shape)}")
-    if alpha is None:
-        _check_values(lq)
-        return
-    expected = (len(lq), 1, *lq.shape[-2:])
-    if not isinstance(alpha, Tensor) or alpha.shape != expected:
-        got = tuple(alpha.shape) if isinstance(alpha, Tensor) else type(alpha).__name__
-        raise OSEDiffError(f"the alpha of these images is {expected}, got {got}: give each image its own")
-    _check_values(alpha)
-    _check_values(lq.where(visible(alpha), 0))
-
-
-def _check_values(lq: Tensor) -> None:
     if lq.dtype == torch.uint8:
         return
     if not lq.is_floating_point():
@@ -65,6 +49,17 @@ def _check_values(lq: Tensor) -> None:
         raise OSEDiffError("the image has values that are not numbers (NaN or infinite): check what made it")
     low, high = lq.min().item(), lq.max().item()
     raise OSEDiffError(f"a float image is in [0, 1], got values from {low:g} to {high:g}: rescale it first")
+
+
+def check_alpha(alpha: Tensor, lq: Tensor) -> None:
+    """Raise OSEDiffError unless `alpha` is (B, 1, H, W) for images `lq`, uint8 or finite floats in [0, 1]."""
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (alpha, lq)]
+    if len(shapes[1]) != 4 or shapes[0] != (shapes[1][0], 1, *shapes[1][2:]):
+        raise OSEDiffError(
+            f"the alpha of images (B, 3, H, W) is (B, 1, H, W), got {shapes[0]} for {shapes[1]}: give each "
+            "image its own"
+        )
+    check_image(alpha.expand(-1, 3, -1, -1))
 
 
 def check_embeds(embeds: Tensor, count: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..color import check_method, from_levels, is_grey, match_color, to_levels
 from ..device.memory import first_that_fits, upload
 from ..errors import OSEDiffError
-from ..inputs import check_detail, check_embeds, check_image, check_prompts, check_texts
+from ..inputs import check_alpha, check_detail, check_embeds, check_image, check_prompts, check_texts
 from ..model import OSEDiff
 from ..network.vae import run_whole
 from ..resize import crop, pad_to_multiple, resize_bicubic
@@ -67,7 +67,10 @@ def restore(
     """
     check_method(color)
     check_detail(detail)
-    check_image(lq, alpha)
+    if alpha is not None:
+        check_alpha(alpha, lq)
+        lq = fill_hidden(lq, alpha)  # before anybody looks at it
+    check_image(lq)
     if dtype not in DTYPES_OUT:
         raise OSEDiffError(f"a restored image is float32 or uint8, got {dtype}: convert it afterwards")
     prompts = check_prompts(prompt, len(lq))
@@ -79,8 +82,6 @@ def restore(
     embeds = encode_prompt(model, prompts, runtime).expand(len(lq), -1, -1)  # (B, L, D)
     out = torch.empty((len(lq), 3, *plan.size), device=lq.device, dtype=dtype)
     runtime.done, runtime.total = 0, plan.steps
-    if alpha is not None:
-        lq = fill_hidden(lq, alpha)
     for i, image in enumerate(lq.split(1)):
         weight = None if alpha is None else color_weight(alpha[i : i + 1], plan.size)
         out[i] = _restore_one(model, image, weight, embeds[i : i + 1], plan, color, detail, dtype, runtime)[0]

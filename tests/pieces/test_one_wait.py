@@ -94,7 +94,7 @@ def test_what_lies_on_the_card_stays_there_and_is_asked_about_once(card, machine
     x = torch.rand(1, 3, 12, 20, device=CARD)
     waits.seen.clear()
     assert restore(net, x, runtime=machine()).device == CARD
-    assert waits.seen == ["read"] * 2  # the check of what came, and the end
+    assert waits.seen == ["read"] * 3  # whether what came is a picture, and a grey one; and the end
 
 
 def test_control_the_steps_one_by_one_wait_each_time(card, machine):

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import Picture, decode_image
+from osediff_core.transparency import visible
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,10 @@ def load(item: Item) -> Picture:
         content = item.read()
     except OSError as error:
         raise OSEDiffError(f"{item.name} cannot be opened: {error.strerror or error}") from error
-    return decode_image(content, item.name)
+    picture = decode_image(content, item.name)
+    if picture.alpha is not None and not visible(picture.alpha).any():
+        raise OSEDiffError(f"{item.name} shows nothing, for all of it is transparent: take it away")
+    return picture
 
 
 def find_pictures(sources: Iterable[str | Path]) -> list[Item]:
