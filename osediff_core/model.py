@@ -17,7 +17,7 @@ from .base.network import Change
 from .device.compiled import compile_parts
 from .device.offload import check_offload
 from .errors import OSEDiffError
-from .inputs import check_texts
+from .inputs import check_prompts
 from .lora import check_fit, folded
 from .network.unet import UNet
 from .network.vae import VAE
@@ -145,7 +145,7 @@ class OSEDiff(nn.Module):
         Prompts are padded as the base's tokenizer pads them ("!" for Stable Diffusion 2.1), and cut off at
         its length, 77 tokens.
         """
-        texts = check_texts(prompts)
+        texts = check_prompts(prompts)
         length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         tokens = self.tokenizer(
             texts, max_length=length, padding="max_length", truncation=True, return_tensors="pt"

@@ -65,6 +65,7 @@ def _restored(
     sr = restore(
         model,
         picture.rgb,
+        alpha=picture.alpha,
         scale=settings.scale,
         prompt=_prompt(model, picture.rgb, job.source.name, settings),
         color=settings.color,
@@ -77,7 +78,7 @@ def _restored(
         dtype=torch.uint8,
     )  # (1, 3, *size)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, size)  # (1, 1, *size)
-    write = partial(write_image, job.target, sr, alpha, quality=settings.quality)
+    write = partial(write_image, job.target, sr, alpha, grey=picture.grey, quality=settings.quality)
     if settings.strip:
         return write
     _say_losses(picture, job, said)
