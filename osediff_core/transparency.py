@@ -30,17 +30,22 @@ def fill_hidden(image: Tensor, alpha: Tensor) -> Tensor:
     if bool(seen.all()):
         return image
     weight = from_levels(alpha).float().where(seen, 0.0)  # (B, 1, H, W)
-    filled = _spread(image.float().where(seen, 0.0) * weight, weight)  # (B, C, H, W)
-    return torch.where(seen, image, filled.round().to(torch.uint8) if image.dtype == torch.uint8 else filled)
+    out = torch.empty_like(image)
+    for i in range(image.shape[1]):  # one by one: in floats, a picture takes several times its memory
+        channel = image[:, i : i + 1]  # (B, 1, H, W)
+        filled = _spread(channel.float().where(seen, 0.0) * weight, weight)
+        filled = filled.round_() if image.dtype == torch.uint8 else filled
+        out[:, i : i + 1] = torch.where(seen, channel, filled.to(image.dtype))
+    return out
 
 
 def _spread(product: Tensor, weight: Tensor) -> Tensor:
-    """Return colours for all pixels from colours times weight, (B, C, H, W), and weight, (B, 1, H, W).
+    """Return colours for all pixels from colours times weight, and weight, (B, 1, H, W) each.
 
     Where too little is known, the picture of half the size says what the surroundings have in the mean. One
     known pixel of four is enough.
     """
-    own = product / weight.clamp(min=TINY)  # (B, C, H, W)
+    own = product / weight.clamp(min=TINY)  # (B, 1, H, W)
     height, width = weight.shape[-2:]
     if height == width == 1:
         return own

@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from xml.dom import minidom
 from xml.parsers.expat import ExpatError
 
-# Bytes of one block (a profile, a text, EXIF, XMP) once unpacked, and of all texts of a picture together.
-LONGEST_BLOCK = 16 << 20
-MOST_TEXT = 32 << 20
-LONGEST_XMP = 1 << 20  # it is parsed, which takes some thirty times as much
+from .. import limits
+
 # A JPEG segment holds 65535 bytes with its own length and name in them.
 LONGEST_SEGMENT = 65000
 XMP_NAME, PHOTOSHOP_NAME = b"http://ns.adobe.com/xap/1.0/\0", b"Photoshop 3.0\0"
@@ -129,7 +127,7 @@ def _segments(notes: Notes) -> bytes:
     return content
 
 
-def inflate(content: bytes, longest: int = LONGEST_BLOCK) -> bytes:
+def inflate(content: bytes, longest: int = limits.BLOCK_BYTES) -> bytes:
     """Unpack a zlib stream. Raises ValueError where it is damaged, or longer than `longest` bytes."""
     stream = zlib.decompressobj()
     try:
@@ -148,8 +146,8 @@ def true_xmp(packet: bytes) -> tuple[bytes, int | None]:
 
     Raises ValueError where it cannot be read.
     """
-    if len(packet) > LONGEST_XMP:
-        raise ValueError(f"it is longer than {LONGEST_XMP >> 20} MiB")
+    if len(packet) > limits.XMP_BYTES:
+        raise ValueError(f"it is longer than {limits.XMP_BYTES >> 20} MiB")
     if re.search(rb"<!(DOCTYPE|ENTITY)", packet):  # XMP has neither, and entities can unfold to anything
         raise ValueError("it declares entities")
     try:

@@ -60,17 +60,16 @@ class Encoding:
 
     def to_srgb(self, values: np.ndarray) -> np.ndarray:
         """Convert uint8 or uint16 (H, W, 3) to 8-bit sRGB, (H, W, 3); colours outside of it are clipped."""
-        levels = np.arange(np.iinfo(values.dtype).max + 1, dtype=np.float64) / np.iinfo(values.dtype).max
+        levels = np.arange(np.iinfo(values.dtype).max + 1) / np.iinfo(values.dtype).max
         light = _from_srgb(levels) if self.gamma is None else levels**self.gamma
+        if self.primaries == SRGB_PRIMARIES:
+            return np.rint(_to_srgb(light) * 255).astype(np.uint8)[values]
         matrix = np.linalg.inv(_to_xyz(SRGB_PRIMARIES)) @ _to_xyz(self.primaries)
         out = np.empty(values.shape, np.uint8)
         for row in range(0, len(values), ROWS):
             linear = light[values[row : row + ROWS]] @ matrix.T
             out[row : row + ROWS] = np.rint(_to_srgb(linear.clip(0, 1)) * 255)
         return out
-
-
-SRGB = Encoding()
 
 
 def from_code_points(primaries: int, transfer: int, *, full_range: bool) -> Encoding:

@@ -9,14 +9,16 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import OSEDiffError
 from .blocks import APPENDED, COMMENT, Notes
 from .encodings import Encoding, from_code_points
 from .exif import exif_of
+from .filling import is_filled_up, warn_of_filling
 from .jpeg import read_jpeg
-from .opened import Opened, check_size
+from .opened import WITH_ALPHA, Opened, check_size
 from .png import SIGNATURE, read_png
 from .tiff import read_tiff
 
@@ -41,6 +43,7 @@ AVIF_BRANDS, HEIF_BRANDS = (
 NCLX, COLR, HEAD = b"colrnclx", b"colr", 1 << 20
 PROFILES_IN_COLR = (2, 3)
 COLOURS_OF_JPEG2000 = (12, 16, 17, 18)  # CMYK, sRGB, grey, sYCC: those that Pillow converts
+FILLED_UNSEEN = ("WEBP", "AVIF", "HEIF")  # formats whose decoders take zeros for pixels
 READERS = {"PNG": read_png, "JPEG": read_jpeg, "TIFF": read_tiff}
 
 
@@ -51,7 +54,7 @@ def open_picture(file: BinaryIO, path: str, name: str) -> Opened:
     """
     kind = _format_of(file, path)
     reader = READERS.get(kind)
-    return reader(file, path, name) if reader else _by_pillow(file, kind, path)
+    return reader(file, path, name) if reader else _by_pillow(file, kind, path, name)
 
 
 def size_of(file: BinaryIO, path: str) -> tuple[int, int]:
@@ -90,12 +93,13 @@ def _format(head: bytes) -> str | None:
     return next((kind for beginning, kind in BEGINNINGS if head.startswith(beginning)), None)
 
 
-def _by_pillow(file: BinaryIO, kind: str, path: str) -> Opened:
+def _by_pillow(file: BinaryIO, kind: str, path: str, name: str) -> Opened:
     """Read a format whose pixels Pillow or its plugin decodes rightly."""
     _need(kind, path)
     try:
         with Image.open(file, formats=(kind,)) as image:
-            check_size(image.size, file, path)
+            alpha = kind == "GIF" or image.mode in ("RGBA", "LA", "PA")
+            check_size(image.size, file, path, WITH_ALPHA if alpha else 4)
             more = bool(getattr(image, "is_animated", False))
             profile, encoding = _colours(file, kind, image.info, path)
             image.load()
@@ -103,6 +107,11 @@ def _by_pillow(file: BinaryIO, kind: str, path: str) -> Opened:
         raise OSEDiffError(
             f"{path} is a damaged {kind} file, or of a kind that is not known; copy it again"
         ) from error
+    if kind == "BMP" and image.mode != "1":
+        warn_of_filling(np.asarray(image)[::-1], name)  # its rows are stored from the bottom to the top
+    file.seek(0)
+    if kind in FILLED_UNSEEN and is_filled_up(file.read(), kind, image):
+        raise OSEDiffError(f"{path} is cut off: it ends in zeros that are no pixels; copy it again")
     info = image.info
     exif, xmp = info.get("exif"), info.get("xmp")
     comment = info.get("comment", b"").decode("utf-8", "replace") if kind == "GIF" else ""

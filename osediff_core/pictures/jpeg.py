@@ -13,8 +13,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from .. import limits
 from ..errors import OSEDiffError
-from .blocks import APPENDED, COMMENT, LONGEST_BLOCK, PHOTOSHOP_NAME, XMP_NAME, Notes, photoshop_iptc
+from .blocks import APPENDED, COMMENT, PHOTOSHOP_NAME, XMP_NAME, Notes, photoshop_iptc
 from .exif import exif_of
 from .opened import Opened, check_size
 
@@ -35,7 +36,6 @@ MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 # Appended to find out whether a decoder still misses bits: whatever it decodes of these differs.
 PADDINGS = (b"\xaa" * 4096, b"\x55" * 4096)
-SEGMENTS_AT_MOST = 100_000
 
 
 @dataclass
@@ -101,7 +101,7 @@ def read_jpeg(file: BinaryIO, path: str, name: str) -> Opened:
 def _segments(content: bytes) -> Segments:
     """Take a JPEG apart, up to its end or to where it cannot be followed any further."""
     found, at = Segments(), 2
-    for _ in range(SEGMENTS_AT_MOST):
+    for _ in range(limits.SEGMENTS):
         marker = MARKER.search(content, at)
         if marker is None:
             found.pixels.append(content[at:] if found.scans else b"")
@@ -189,7 +189,7 @@ def _profile(found: Segments, name: str) -> bytes | None:
         log.warning("%s: its colour profile cannot be used (parts are missing); colours may be off", name)
         return None
     profile = b"".join(numbered[number] for number in sorted(numbered))
-    return profile if len(profile) <= LONGEST_BLOCK else None
+    return profile if len(profile) <= limits.BLOCK_BYTES else None
 
 
 def _text(data: bytes) -> str:

@@ -1,8 +1,4 @@
-"""What the reader of each format hands on: pixels as decoded, and what the file says about them.
-
-Here are the limits of what a picture may be. Pillow's own (PIL.Image.MAX_IMAGE_PIXELS, refused at twice that)
-is the most pixels of any picture; those of side data are in `blocks`.
-"""
+"""What the reader of each format hands on: pixels as decoded, and what the file says about them."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from .. import limits
 from ..errors import OSEDiffError
 from .blocks import APPENDED, Notes, true_xmp
 from .encodings import Encoding
@@ -22,9 +19,7 @@ from .exif import Photo
 
 log = logging.getLogger(__name__)
 
-# A larger picture has at least so many bytes that none stands for more pixels than this: real photographs
-# stay far below it, and a small file cannot ask for gigabytes.
-LARGE, MOST_PIXELS_A_BYTE = 50_000_000, 50
+WITH_ALPHA = 8  # bytes that a pixel with transparency takes while it is read, for what it hides is filled in
 # Dots per inch that can be meant: what is beyond was never measured.
 LOWEST_DPI, HIGHEST_DPI = 1.5, 100_000
 GAIN_MAP = re.compile(rb"hdr-gain-map|HDRGainMap|MotionPhoto")
@@ -49,8 +44,11 @@ class Opened:
     notes: Notes = field(default_factory=Notes)
 
 
-def check_size(size: tuple[int, int], file: BinaryIO, path: str) -> None:
-    """Raise OSEDiffError for a (width, height) that takes more memory than the file warrants."""
+def check_size(size: tuple[int, int], file: BinaryIO, path: str, each: int = 4) -> None:
+    """Raise OSEDiffError for a (width, height) that takes more memory than the file warrants.
+
+    each: bytes that a pixel takes while it is read; less than 4 count as 4, which Pillow's take.
+    """
     pixels = size[0] * size[1]
     if pixels == 0:
         raise OSEDiffError(f"{path} is damaged: it says that it is {size[0]}x{size[1]} pixels; copy it again")
@@ -63,7 +61,8 @@ def check_size(size: tuple[int, int], file: BinaryIO, path: str) -> None:
             f"{path} has too many pixels ({size[0]}x{size[1]}, more than {limit}) to be opened safely; "
             "cut it up first"
         )
-    if pixels > LARGE and pixels > length * MOST_PIXELS_A_BYTE:
+    unpacked = pixels * max(each, 4)
+    if unpacked > limits.PIXEL_BYTES and unpacked > length * limits.UNPACKED:
         raise OSEDiffError(
             f"{path} has too many pixels ({size[0]}x{size[1]} in {length} bytes) to be opened safely from "
             "so small a file; cut it up first"

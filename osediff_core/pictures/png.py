@@ -17,11 +17,12 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from .. import limits
 from ..errors import OSEDiffError
-from .blocks import LONGEST_BLOCK, MOST_TEXT, Notes, inflate
+from .blocks import Notes, inflate
 from .encodings import Encoding, from_code_points, from_figures
 from .exif import exif_of
-from .opened import Opened, check_size
+from .opened import WITH_ALPHA, Opened, check_size
 from .pixels import levels
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ COLOUR |= {b"cHRM": "its primaries", b"tRNS": "its transparency", b"eXIf": "its 
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 XMP_KEY, RAW_EXIF = "XML:com.adobe.xmp", "Raw profile type exif"
 INCH = 0.0254  # in metres, the unit of pHYs
+# Bytes that a pixel takes while it is read, by the kind of colours, in 8 bit; in 16, four times as many.
+PIXEL_BYTES = {0: 1, 2: 3, 3: WITH_ALPHA, 4: WITH_ALPHA, 6: WITH_ALPHA}
 KEYS = {0: 2, 2: 6, 3: 256}  # bytes of tRNS by the kind of colours; of palettes, at most so many
 # Samples a pixel, and how Pillow decodes them to bytes: as they are, or high bytes and low bytes apart.
 DEEP = {2: ("RGB", "RGB;16B", "RGB;16L"), 4: ("RGBA", "RGBA", None), 6: ("RGBA", "RGBA;16B", "RGBA;16L")}
@@ -82,14 +85,15 @@ def read_png(file: BinaryIO, path: str, name: str) -> Opened:
 
 def _chunks(file: BinaryIO, path: str, name: str) -> Chunks:
     """Sort the chunks. What is damaged among the needed ones ends it, among others it is left out."""
-    found, room, ended = Chunks(), MOST_TEXT, False
+    found, room, ended = Chunks(), limits.TEXTS_BYTES, False
     for kind, content in _walk(file, path, name):
         if kind == b"IHDR" and not found.single:
             if len(content) != 13:
                 raise OSEDiffError(
                     f"{path} is damaged: its header is {len(content)} bytes long; copy it again"
                 )
-            check_size(struct.unpack(">II", content[:8]), file, path)
+            width, height, depth, colours = struct.unpack(">IIBB", content[:10])
+            check_size((width, height), file, path, PIXEL_BYTES.get(colours, 1) * (4 if depth == 16 else 1))
             found.single[kind] = content
         elif not found.single:
             raise OSEDiffError(f"{path} is damaged: its header is missing; copy it again from where it came")
@@ -136,9 +140,9 @@ def _walk(file: BinaryIO, path: str, name: str) -> Iterator[tuple[bytes, bytes]]
             if needed:
                 raise OSEDiffError(f"{path} is cut off: {at - size} bytes are missing; copy it again")
             return
-        if length > LONGEST_BLOCK and not needed:
+        if length > limits.BLOCK_BYTES and not needed:
             log.warning(
-                "%s: its chunk %s is longer than %d MiB; left out", name, kind.decode(), LONGEST_BLOCK >> 20
+                "%s: its chunk %s of %d bytes is too long to be read; left out", name, kind.decode(), length
             )
             continue
         content = file.read(length)
@@ -160,18 +164,18 @@ def _add_text(found: Chunks, kind: bytes, content: bytes, room: int, name: str) 
         if kind == b"tEXt":
             text = rest.decode("latin-1")
         elif kind == b"zTXt":
-            text = inflate(rest[1:], min(room, LONGEST_BLOCK)).decode("latin-1")
+            text = inflate(rest[1:], min(room, limits.BLOCK_BYTES)).decode("latin-1")
         else:
             packed, body = (
                 rest[:1] == b"\1",
                 rest[2:].split(b"\0", 2)[-1],
             )  # language and translated key come first
-            text = (inflate(body, min(room, LONGEST_BLOCK)) if packed else body).decode("utf-8")
+            text = (inflate(body, min(room, limits.BLOCK_BYTES)) if packed else body).decode("utf-8")
     except ValueError as error:  # UnicodeDecodeError is one
         found.lost.add(f"a text that cannot be read ({error})")
         return room
     if len(text) > room:
-        found.lost.add(f"texts beyond {MOST_TEXT >> 20} MiB")
+        found.lost.add(f"texts beyond {limits.TEXTS_BYTES >> 20} MiB")
         return 0
     found.text.append((key.decode("latin-1"), text))
     return room - len(text)

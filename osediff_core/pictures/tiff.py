@@ -7,6 +7,7 @@ to Pillow where its answer is right, and refused by name where it is not. Number
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +17,19 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImagePalette, TiffImagePlugin, UnidentifiedImageError
 
+from .. import limits
 from ..errors import OSEDiffError
-from .blocks import LONGEST_BLOCK, TIFF_IPTC, TIFF_XMP, Notes
-from .opened import Opened, check_size
+from .blocks import TIFF_IPTC, TIFF_XMP, Notes
+from .filling import is_filled_up, warn_of_filling
+from .opened import WITH_ALPHA, Opened, check_size
 from .pixels import levels, to_srgb
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES = 256, 257, 258, 259, 262, 266, 277
 STRIPS, STRIP_ROWS, STRIP_BYTES, TILE_WIDTH, TILE_ROWS, TILES, TILE_BYTES = 273, 278, 279, 322, 323, 324, 325
 ACROSS, DOWN, UNIT, PLANAR, PREDICTOR, COLOUR_MAP, EXTRA, FORMAT = 282, 283, 296, 284, 317, 320, 338, 339
 SUBSAMPLING, PROFILE, INK_SET = 530, 34675, 332
+LAYOUT_TAGS = {BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES, STRIPS, STRIP_ROWS, STRIP_BYTES, TILES}
+LAYOUT_TAGS |= {TILE_WIDTH, TILE_ROWS, TILE_BYTES, PLANAR, PREDICTOR, COLOUR_MAP, EXTRA, FORMAT, SUBSAMPLING}
 PLAIN, DEFLATE = 1, (8, 32946)
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 MODES = {WHITE_IS_ZERO: "L", BLACK_IS_ZERO: "L", RGB: "RGB", CMYK: "CMYK", YCBCR: "YCbCr"}
@@ -70,6 +75,12 @@ class Layout:
         """The type of a sample as NumPy writes it, such as "u2"."""
         return f"{self.type}{self.bits // 8}" if self.bits % 8 == 0 else ""
 
+    @property
+    def bytes_of_pixel(self) -> int:
+        """What a pixel takes while it is read."""
+        stored = self.samples * -(-self.bits // 8)
+        return stored + WITH_ALPHA if set(self.extra) & {PREMULTIPLIED, UNASSOCIATED} else stored
+
     def __str__(self) -> str:
         """In words, for errors."""
         kind = KINDS.get(self.photometric, f"photometric {self.photometric}")
@@ -84,12 +95,15 @@ def read_tiff(file: BinaryIO, path: str, name: str) -> Opened:
 
     Raises OSEDiffError for layouts that cannot be read, for damage, and for values without a known black.
     """
-    tags = _tags(file)
+    tags = _tags(file, path)
     layout = _layout(tags, path)
-    check_size((layout.width, layout.height), file, path)
+    check_size((layout.width, layout.height), file, path, layout.bytes_of_pixel)
     ours = _is_ours(layout, tags)
     if ours:
-        image = _to_image(_samples(file, tags, layout, path), layout, _bytes(tags, PROFILE), name)
+        samples = _samples(file, tags, layout, path)
+        if layout.compression == PLAIN and layout.photometric != WHITE_IS_ZERO and not layout.extra:
+            warn_of_filling(samples, name)
+        image = _to_image(samples, layout, _bytes(tags, PROFILE), name)
     else:
         image = _by_pillow(file, tags, layout, path, name)
     consumed = image.mode == "RGBA" and MODES.get(layout.photometric) in CONVERTED_WITH_ALPHA
@@ -115,11 +129,26 @@ def _start(file: BinaryIO) -> tuple[bytes, int]:
     return head, struct.unpack(f"{order}I", head[4:])[0]
 
 
-def _tags(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
+def _tags(file: BinaryIO, path: str) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """Read the first directory. Raises OSEDiffError where it is not whole, as in a broken copy."""
     head, at = _start(file)
-    tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+    big, order = len(head) == 16, "<" if head[:2] == b"II" else ">"
     file.seek(at)
-    tags.load(file)
+    count = int.from_bytes(file.read(8 if big else 2), "little" if order == "<" else "big")
+    entries = struct.Struct(f"{order}H{'18' if big else '10'}x")
+    content = file.read(entries.size * min(count, limits.TIFF_TAGS))
+    whole = content[: len(content) // entries.size * entries.size]
+    there = {number for (number,) in entries.iter_unpack(whole)}
+    tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+    if len(content) == entries.size * count:
+        file.seek(at)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it leaves out what is missing, which is looked for below
+            tags.load(file)
+    if not {WIDTH, HEIGHT} | (there & LAYOUT_TAGS) <= set(tags) or 0 in tags.get(BITS, ()):
+        raise OSEDiffError(
+            f"{path} is cut off or damaged: what says how its pixels are stored is not whole; copy it again"
+        )
     return tags
 
 
@@ -257,6 +286,9 @@ def _by_pillow(file: BinaryIO, tags: Mapping[int, Any], layout: Layout, path: st
             image.load()
     except UnidentifiedImageError as error:
         raise OSEDiffError(f"{path} is a TIFF that cannot be read ({layout}); {REMEDY}") from error
+    file.seek(0)
+    if layout.compression != PLAIN and is_filled_up(file.read(), "TIFF", image):
+        raise OSEDiffError(f"{path} is cut off: it ends in zeros that are no pixels; copy it again")
     if (
         layout.photometric == PALETTE and max(tags[COLOUR_MAP]) < 256
     ):  # 8-bit palettes, which TIFF does not have
@@ -296,4 +328,4 @@ def _bytes(tags: Mapping[int, Any], tag: int) -> bytes | None:
         value = value[0]
     if isinstance(value, tuple) and all(isinstance(v, int) and 0 <= v < 2**32 for v in value):
         value = struct.pack(f"<{len(value)}I", *value)  # old software said that IPTC were whole numbers
-    return value if isinstance(value, bytes) and 0 < len(value) <= LONGEST_BLOCK else None
+    return value if isinstance(value, bytes) and 0 < len(value) <= limits.BLOCK_BYTES else None

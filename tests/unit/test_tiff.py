@@ -117,7 +117,7 @@ def apart(path, kind, alpha=False):
     """How far what is read is from the truth, in parts of the full range."""
     picture = read_image(path)
     rgb = picture.rgb[0].permute(1, 2, 0).numpy() / 255
-    far = np.abs(rgb - wanted(kind)).max()
+    far = np.abs(rgb - wanted(kind))[TRUTH[..., 3] > 0 if alpha else ...].max()
     if alpha:
         return max(far, np.abs(picture.alpha[0, 0].numpy() / 255 - TRUTH[..., 3]).max())
     assert picture.alpha is None
