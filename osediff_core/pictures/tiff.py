@@ -258,22 +258,24 @@ def _to_image(values: np.ndarray, layout: Layout, profile: bytes | None, name: s
     """Bring samples (H, W, samples) to 8 bit, with alpha where a sample is one."""
     colours = COLOURS[layout.photometric]
     extra = layout.extra or ((UNASSOCIATED,) if layout.photometric == RGB and layout.samples == 4 else ())
-    shown = levels(values[..., :colours], name)
+    kind = next((kind for kind in extra if kind in (PREMULTIPLIED, UNASSOCIATED)), None)
+    at = colours + extra.index(kind) if kind is not None else layout.samples
+    colour, alpha = values[..., :colours], values[..., at : at + 1]  # (H, W, colours), (H, W, 1 or 0)
+    if kind == PREMULTIPLIED and alpha.size:  # divided with all of their bits
+        colour = np.divide(
+            colour, alpha, np.zeros(colour.shape, np.float32), where=alpha > 0, casting="unsafe"
+        )
+        colour = colour.clip(0, 1)
+    shown = levels(colour, name)
     if layout.photometric == WHITE_IS_ZERO:
         shown = 255 - shown
     mode = MODES[layout.photometric]
     image = Image.frombytes(mode, (layout.width, layout.height), shown.tobytes())
-    kind = next((kind for kind in extra if kind in (PREMULTIPLIED, UNASSOCIATED)), None)
-    if kind is None or colours + extra.index(kind) >= layout.samples:
+    if not alpha.size:
         return image
-    alpha = Image.fromarray(levels(values[..., colours + extra.index(kind)], name))
-    if mode in CONVERTED_WITH_ALPHA:
-        image, mode = to_srgb(image, profile, name), "RGB"
-    if kind == UNASSOCIATED:
-        image.putalpha(alpha)
-        return image
-    premultiplied = Image.merge(mode + "A", (*image.split(), alpha)).tobytes()
-    return Image.frombytes(mode + "a", image.size, premultiplied).convert(mode + "A")
+    image = to_srgb(image, profile, name) if mode in CONVERTED_WITH_ALPHA else image
+    image.putalpha(Image.fromarray(levels(alpha[..., 0], name)))
+    return image
 
 
 def _by_pillow(file: BinaryIO, tags: Mapping[int, Any], layout: Layout, path: str, name: str) -> Image.Image:
