@@ -9,11 +9,12 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..osediff_core.choices import COLORS
-from ..osediff_core.color import check_method
+from ..osediff_core.color import check_method, from_levels
 from ..osediff_core.errors import OSEDiffError
 from ..osediff_core.pipeline.plan import make_plan
 from ..osediff_core.pipeline.run import decode, finish
 from ..osediff_core.resize import resize_alpha, resize_bicubic
+from ..osediff_core.transparency import color_weight
 from .encode import CATEGORY
 from .errors import in_a_sentence
 from .images import join_image, split_image
@@ -77,7 +78,7 @@ class OSEDiffDecode(io.ComfyNode):
         plan = make_plan(model.idle, *padded, count=len(z), runtime=runtime)
         plan.check()
         sr = decode(model.idle, z, plan, runtime)  # (B, 3, h * f, w * f)
-        image = finish(sr, sr, size, "none") if colours is None else finish(sr, colours, size, color)
+        image = finish(sr, sr, size, "none") if colours is None else finish_all(sr, colours, alpha, color)
         say(cls.hidden.unique_id, note)
         return io.NodeOutput(join_image(image, alpha), ui=ui.PreviewText(note))
 
@@ -100,6 +101,20 @@ def choose_size(
     )
 
 
+def finish_all(sr: Tensor, colours: Tensor, alpha: Tensor | None, color: str) -> Tensor:
+    """Finish images (B, 3, H, W) one by one, for each reference hides parts of its own.
+
+    colours: (B, 3, h, w) in [0, 1]; alpha: (B, 1, h, w) or None. Returns (B, 3, h, w).
+    """
+    if alpha is None:
+        return finish(sr, colours, (colours.shape[-2], colours.shape[-1]), color)
+    size, out = (colours.shape[-2], colours.shape[-1]), []
+    for i, (one, reference) in enumerate(zip(sr.split(1), colours.split(1), strict=True)):
+        weight = color_weight(alpha[i : i + 1], size)
+        out.append(finish(one, reference, size, color, None if weight is None else weight.to(sr.device)))
+    return out[0] if len(out) == 1 else torch.cat(out)  # a copy of a large picture counts
+
+
 def fit_reference(
     reference: Tensor | None, size: tuple[int, int], batch: int
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -116,6 +131,5 @@ def fit_reference(
             f"expected {each}, got {len(reference)}: connect the lq output of the same OSEDiff LQ Encode"
         )
     colours, alpha = split_image(reference.expand(batch, -1, -1, -1))
-    colours = resize_bicubic(colours, size)
-    colours = colours.float() / 255 if colours.dtype == torch.uint8 else colours  # (B, 3, *size)
+    colours = from_levels(resize_bicubic(colours, size))  # (B, 3, *size)
     return colours, None if alpha is None else resize_alpha(alpha, size)

@@ -19,7 +19,10 @@ from .runtime import ComfyRuntime
 
 CATEGORY = "OSEDiff/steps"
 SCALE_TIP = "How many times larger the result is: exactly width and height times the scale, rounded."
-IMAGE_TIP = "The picture to restore. A batch is worked on picture by picture."
+IMAGE_TIP = (
+    "The picture to restore. A batch is worked on picture by picture. For transparency, put Load Image's "
+    "image and mask together with Join Image with Alpha first."
+)
 
 
 def scale_input() -> io.Float.Input:

@@ -6,7 +6,9 @@ import torch
 from comfy import model_management
 from torch import Tensor
 
+from ..osediff_core.color import from_levels
 from ..osediff_core.errors import OSEDiffError
+from ..osediff_core.transparency import fill_hidden, visible
 
 # float32 keeps k / 255 * 255 within 2e-5 of k; a value that was computed is not that near to all of them.
 EIGHT_BIT_TOLERANCE = 1e-3
@@ -17,16 +19,23 @@ def split_image(image: Tensor) -> tuple[Tensor, Tensor | None]:
 
     Float in [0, 1], or uint8 where the image holds exactly the values of 8-bit pixels: LoadImage divides
     them by 255, and as 8-bit values they are resized to exactly what the command line gives. Grey images
-    become three equal channels. Raises OSEDiffError for what is not an image.
+    become three equal channels. Where alpha is 0, the colours are continued from what is visible. Raises
+    OSEDiffError for what is not an image.
     """
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise OSEDiffError(
             f"expected an IMAGE (batch, height, width, 1, 3 or 4 channels), got {tuple(image.shape)}: "
             "load it with Load Image, or convert it to RGB"
         )
-    planes = _eight_bit(image.movedim(-1, 1).float())  # (B, C, H, W)
-    colours = planes[:, :3].expand(-1, 3, -1, -1)  # (B, 3, H, W)
-    return colours.contiguous(), planes[:, 3:] if planes.shape[1] == 4 else None
+    planes = image.movedim(-1, 1).float()  # (B, C, H, W)
+    if planes.shape[1] == 4:
+        planes = planes.where(visible(planes[:, 3:]), 0)  # what is hidden has no say in whether it is 8-bit
+    planes = _eight_bit(planes)
+    colours = planes[:, :3].expand(-1, 3, -1, -1).contiguous()  # (B, 3, H, W)
+    if planes.shape[1] < 4:
+        return colours, None
+    alpha = planes[:, 3:]
+    return fill_hidden(colours, alpha), alpha
 
 
 def _eight_bit(image: Tensor) -> Tensor:
@@ -43,8 +52,7 @@ def join_image(colours: Tensor, alpha: Tensor | None = None) -> Tensor:
     colours: (B, 3, H, W) in [0, 1]; alpha: (B, 1, H, W), uint8 or in [0, 1].
     """
     if alpha is not None:
-        plane = alpha.float() / 255 if alpha.dtype == torch.uint8 else alpha
-        colours = torch.cat([colours, plane.to(colours)], dim=1)  # (B, 4, H, W)
+        colours = torch.cat([colours, from_levels(alpha).to(colours)], dim=1)  # (B, 4, H, W)
     # ComfyUI before --fp16-intermediates has no such function: its images are float32
     dtype = getattr(model_management, "intermediate_dtype", lambda: torch.float32)()
     return colours.movedim(1, -1).to(model_management.intermediate_device(), dtype)  # (B, H, W, C)

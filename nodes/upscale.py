@@ -75,6 +75,7 @@ class OSEDiffUpscale(io.ComfyNode):
         restored = restore(
             model.idle,
             colours,
+            alpha=alpha,
             scale=scale,
             prompt=prompts if len(prompts) > 1 else prompts[0],
             color=color,

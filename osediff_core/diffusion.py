@@ -75,17 +75,11 @@ def predict_x0(z_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     x0 = (z_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar): the paper's equation 1 solved for z. The published
     code reaches it through a scheduler of one step, whose previous alpha_bar is 1.
     """
-    a = _per_image(alpha_bar, z_t)
+    a = alpha_bar.float().reshape(-1, 1, 1, 1)  # of all images, or of each
     return (z_t.float() - (1.0 - a).sqrt() * eps.float()) / a.sqrt()  # (B, C, h, w)
 
 
 def add_noise(z: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """Return sqrt(alpha_bar) z + sqrt(1 - alpha_bar) noise, float32 (B, C, h, w): forward diffusion."""
-    a = _per_image(alpha_bar, z)
+    a = alpha_bar.float().reshape(-1, 1, 1, 1)  # of all images, or of each
     return a.sqrt() * z.float() + (1.0 - a).sqrt() * noise.float()  # (B, C, h, w)
-
-
-def _per_image(alpha_bar: Tensor, z: Tensor) -> Tensor:
-    """Return `alpha_bar` as float32, (B, 1, 1, 1) where it is one number per image."""
-    a = alpha_bar.float()
-    return a.reshape(-1, *(1,) * (z.ndim - 1)) if a.ndim else a

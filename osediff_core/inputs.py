@@ -12,14 +12,17 @@ from .errors import OSEDiffError
 
 
 def check_prompts(prompts: str | Sequence[str], count: int | None = None) -> list[str]:
-    """Return one or more prompts as a list; for `count` images there is one for all, or one for each."""
+    """Return prompts as a list; OSEDiffError unless they are one or more strings.
+
+    count: of images, for which there must be one text, or a list with one for each.
+    """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise OSEDiffError(f"prompts are one or more strings, got {prompts!r}")
-    if not isinstance(prompts, str) and count not in (None, len(texts)):
+    if count is not None and not isinstance(prompts, str) and len(texts) != count:
         raise OSEDiffError(
             f"got {len(texts)} prompts for {count} images: give one text, or one for each image"
         )
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise OSEDiffError(f"prompts are one or more strings, got {prompts!r}")
     return texts
 
 
@@ -41,6 +44,17 @@ def check_image(lq: Tensor) -> None:
         raise OSEDiffError("the image has values that are not numbers (NaN or infinite): check what made it")
     low, high = lq.min().item(), lq.max().item()
     raise OSEDiffError(f"a float image is in [0, 1], got values from {low:g} to {high:g}: rescale it first")
+
+
+def check_alpha(alpha: Tensor, lq: Tensor) -> None:
+    """Raise OSEDiffError unless `alpha` is (B, 1, H, W) for images `lq`, uint8 or finite floats in [0, 1]."""
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (alpha, lq)]
+    if len(shapes[1]) != 4 or shapes[0] != (shapes[1][0], 1, *shapes[1][2:]):
+        raise OSEDiffError(
+            f"the alpha of images (B, 3, H, W) is (B, 1, H, W), got {shapes[0]} for {shapes[1]}: give each "
+            "image its own"
+        )
+    check_image(alpha.expand(-1, 3, -1, -1))
 
 
 def check_embeds(embeds: Tensor, count: int) -> None:

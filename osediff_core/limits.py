@@ -16,6 +16,15 @@ NAME = 1000  # letters of the name of a tensor; about 100 there
 SIDES = 8  # dimensions of a tensor
 SHARING = 4  # how many times the bytes of a file its tensors may have together, because tensors share them
 
+# Of pictures; PIL.Image.MAX_IMAGE_PIXELS besides, twice of which is the most that any may have.
+PIXEL_BYTES = 128 << 20  # unpacked: from here on a file has at least as many bytes as the next line asks
+UNPACKED = 200  # bytes of pixels for each byte of a file; photographs stay below 20
+BLOCK_BYTES = 16 << 20  # a profile, a text, EXIF once unpacked; the longest profiles of printers have 4 MB
+TEXTS_BYTES = 32 << 20  # all texts of a picture; a workflow of ComfyUI has 2 MB at most
+XMP_BYTES = 1 << 20  # XMP is parsed, which takes some thirty times as much; 0.1 MB in edited photographs
+TIFF_TAGS = 10_000  # of a page; about 100 in what cameras write
+SEGMENTS = 100_000  # of a JPEG; a few hundred in one that was scanned in many passes
+
 SCHEDULE_STEPS = 100_000  # of a noise schedule; 1000 in Stable Diffusion
 LEVELS = 16  # of a UNet or VAE; 4 there
 LEVEL_LAYERS = 8  # in a level; 2 there

@@ -13,7 +13,9 @@ from .console import Parser, version
 FORMATS = ("png", "jpg", "webp", "tif", "bmp")
 EPILOG = """\
 A result that exists is replaced only with --overwrite: without it, a single picture is refused, and a folder
-run goes on where it stopped; an empty or cut result counts as none. EXIF is kept; the result is tagged sRGB.
+run goes on where it stopped; an empty or cut result counts as none. EXIF, XMP, IPTC, resolution and the
+text of PNGs are kept where the result's format has a place for them; what is lost is said once a run. The
+result is tagged sRGB.
 
 exit status: 0 all is done; 1 something failed (a folder is gone through to its end); 2 the command cannot be
 meant, and nothing was begun; 130 interrupted."""
@@ -30,7 +32,11 @@ def restore_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
         allow_abbrev=False,  # so that later options cannot change what a script means
     )
     add = parser.add_argument
-    add("source", metavar="IN", help="a picture (PNG, JPEG, WebP, TIFF, BMP), or a folder of them")
+    add(
+        "source",
+        metavar="IN",
+        help="a picture (PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF, HEIC), or a folder",
+    )
     add("target", metavar="OUT", help="the file to write, or a folder; folders are made if need be")
     add("--overwrite", action="store_true", help="replace results that exist")
     add("--recursive", action="store_true", help="look into the folders inside IN as well")
@@ -60,6 +66,11 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
     overlap = "of tiles, in latent pixels, with auto in those of Stable Diffusion (default 32)"
     add("--overlap", type=_whole(0), default=32, metavar="N", help=overlap)
     add("--format", choices=FORMATS, help="of results in a folder (default png)")
+    add(
+        "--strip",
+        action="store_true",
+        help="keep nothing of the file but the picture: no EXIF, XMP, text, ...",
+    )
     add("--quality", type=_whole(1, 100), metavar="N", help="of JPEG (default 95), WebP (default lossless)")
 
 

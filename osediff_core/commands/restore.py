@@ -169,6 +169,7 @@ def _go_through(
         vae=args.vae,
         spill=args.spill,
         detail=args.detail,
+        strip=args.strip,
     )
     results: list[tuple[Job, str | None]] = []
     try:

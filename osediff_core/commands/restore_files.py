@@ -17,7 +17,8 @@ from torch import Tensor
 from ..device.memory import in_words
 from ..errors import OSEDiffError
 from ..model import OSEDiff
-from ..pictures.files import check_target
+from ..pictures.blocks import losses
+from ..pictures.files import check_target, format_of
 from ..pictures.images import Picture, read_image, write_image
 from ..pictures.jobs import Job
 from ..pipeline.run import Progress, restore
@@ -33,7 +34,8 @@ logger = logging.getLogger(__name__)
 class Settings:
     """How pictures are restored and written; `restore` and `write_image` say what each means.
 
-    source: what makes each picture's prompt, with the words of `prompt` in it.
+    source: what makes each picture's prompt, with the words of `prompt` in it. strip: what the file said
+    beside its pixels (EXIF, XMP, text, ...) is not written.
     """
 
     scale: float = 4.0
@@ -46,17 +48,24 @@ class Settings:
     vae: str | int = "auto"
     spill: Path | None = None
     detail: float = 1.0
+    strip: bool = False
 
 
 def _restored(
-    model: OSEDiff, job: Job, settings: Settings, progress: Progress | None, picture: Picture
+    model: OSEDiff,
+    job: Job,
+    settings: Settings,
+    progress: Progress | None,
+    said: set[str],
+    picture: Picture,
 ) -> Callable[[], None]:
-    """Restore one picture, and return what writes it."""
+    """Restore one picture, and return what writes it. said: what this run lost and told of already."""
     size = target_size(picture.rgb.shape[-2], picture.rgb.shape[-1], settings.scale)
     check_target(job.target, size)
     sr = restore(
         model,
         picture.rgb,
+        alpha=picture.alpha,
         scale=settings.scale,
         prompt=_prompt(model, picture.rgb, job.source.name, settings),
         color=settings.color,
@@ -69,7 +78,19 @@ def _restored(
         dtype=torch.uint8,
     )  # (1, 3, *size)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, size)  # (1, 1, *size)
-    return partial(write_image, job.target, sr, alpha, picture.exif, quality=settings.quality)
+    write = partial(write_image, job.target, sr, alpha, grey=picture.grey, quality=settings.quality)
+    if settings.strip:
+        return write
+    _say_losses(picture, job, said)
+    return partial(write, exif=picture.exif, notes=picture.notes)
+
+
+def _say_losses(picture: Picture, job: Job, said: set[str]) -> None:
+    """Say what of the file will not be in the result: each kind once, at the first picture that has it."""
+    for what in losses(picture.notes, picture.exif, format_of(job.target)):
+        if what not in said:
+            said.add(what)
+            logger.warning("%s: not carried over (said once a run): %s", job.source.name, what)
 
 
 def _prompt(model: OSEDiff, rgb: Tensor, name: str, settings: Settings) -> str:
@@ -93,13 +114,13 @@ def restore_files(
     error that nobody foresaw is raised as it is, so that it can be reported. Before an interrupt goes on up,
     the last picture that was restored is written and yielded.
     """
-    alone = len(jobs) == 1
+    alone, said = len(jobs) == 1, set[str]()
     last: tuple[Job, Future[str | None]] | None = None
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
         ahead = [reader.submit(read_image, job.source) for job in jobs[:1]]
         try:
             for job, following in zip_longest(jobs, jobs[1:]):
-                work = partial(_restored, model, job, settings, progress(job))
+                work = partial(_restored, model, job, settings, progress(job), said)
                 picture = _attempt(ahead.pop().result, alone)
                 if following is not None:
                     ahead.append(reader.submit(read_image, following.source))

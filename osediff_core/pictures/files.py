@@ -7,8 +7,10 @@ from pathlib import Path
 from ..errors import OSEDiffError
 from ..whole_files import name_beside, reason
 
-# What a search through folders takes for pictures. A file that is named may be anything that can be read.
-PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
+# What a search through folders takes for pictures. A file that is named may be
+# anything that can be read; some need a plugin, and are named with what to install where it is missing.
+PICTURES = (".png", ".apng", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+PICTURES += (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".heic", ".heif")
 # What Pillow calls the format that a name's ending asks for.
 WRITABLE = {
     ".png": "PNG",

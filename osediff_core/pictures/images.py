@@ -9,27 +9,32 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from ..color import to_levels
+from ..color import is_grey, to_levels
 from ..errors import OSEDiffError
+from ..transparency import fill_hidden
 from ..whole_files import write_whole
-from .exif import keep_exif, resized_exif, upright
+from .blocks import Notes, exif_tags, save_options
+from .encodings import ADOBE_GAMMA, ADOBE_PRIMARIES, Encoding
+from .exif import read_exif, resized_exif, upright, with_tags
 from .files import check_target, format_of
+from .formats import open_picture
+from .opened import Opened, true_notes
 from .pixels import split_alpha, srgb_profile, to_8bit, to_srgb
 
 log = logging.getLogger(__name__)
 
-# What Pillow may try: a short list, because some of its other readers start foreign programs.
-READABLE = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 WITHOUT_ALPHA = ("JPEG", "BMP")
+WITHOUT_GREY = ("WEBP",)
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 JPEG_QUALITY = 95
 
 
@@ -37,52 +42,45 @@ JPEG_QUALITY = 95
 class Picture:
     """One picture as the model takes it, and what its file said about it.
 
-    rgb: uint8 (1, 3, H, W) in sRGB, upright. alpha: uint8 (1, 1, H, W), or None. exif: the part of the EXIF
-    block that is still true of a restored picture, or None. mode: how the file held its colours, in Pillow's
-    words ("L" is grey).
+    rgb: uint8 (1, 3, H, W) in sRGB, upright; where alpha is 0, colours continued from what is visible. alpha:
+    uint8 (1, 1, H, W), or None. exif: the part of the EXIF block that is still true of a restored picture, or
+    None. mode: how the file held its colours, in Pillow's words ("L" is grey). grey: whether it held one
+    channel, and greys alone; those of rgb are equal then. notes: what else the file said that is still true.
     """
 
     rgb: Tensor
     alpha: Tensor | None = None
     exif: bytes | None = None
     mode: str = "RGB"
+    grey: bool = False
+    notes: Notes = field(default_factory=Notes)
 
 
 def read_image(path: str | Path) -> Picture:
     """Read the first frame of a picture file as 8-bit sRGB, upright.
 
-    Colour profiles are converted, deeper pixels are scaled (never clipped at 255), transparency is split off.
-    Raises OSEDiffError, naming the file, for what is missing, empty, damaged, too large or no picture.
+    Colour profiles and stated encodings are converted, deeper pixels are scaled (never clipped at 255),
+    transparency is split off, and what it hides of the colours goes no further. Raises OSEDiffError, naming
+    the file, for what is missing, empty, damaged, too large, no picture, or of a kind that would not come out
+    as it is meant.
     """
     path = Path(path)
-    return _to_picture(*_open_image(lambda: path.open("rb"), path), path.name)
+    return _read(lambda: path.open("rb"), path)
 
 
 def decode_image(content: bytes, name: str) -> Picture:
     """Read a picture file that is in memory, as `read_image` does; `name` is what errors call it."""
-    path = Path(name)
-    return _to_picture(*_open_image(lambda: io.BytesIO(content), path), path.name)
+    return _read(lambda: io.BytesIO(content), Path(name))
 
 
-def _to_picture(image: Image.Image, exif: bytes | None, name: str) -> Picture:
-    colour, alpha = split_alpha(image)
-    rgb = to_srgb(to_8bit(colour, name), image.info.get("icc_profile"), name)
-    return Picture(_to_tensor(rgb), None if alpha is None else _to_tensor(alpha), exif, image.mode)
-
-
-def _open_image(opened: Callable[[], BinaryIO], path: Path) -> tuple[Image.Image, bytes | None]:
-    """Decode the first frame, turn it upright, and keep its EXIF; every failure becomes one sentence."""
+def _read(opened: Callable[[], BinaryIO], path: Path) -> Picture:
+    """Read the first frame; every failure becomes one sentence."""
     try:
         # As an open file, not as a path: Pillow maps paths into memory, and then forgets to turn grey TIFFs.
         with opened() as file:
             if file.seek(0, io.SEEK_END) == 0:
                 raise OSEDiffError(f"{path} is empty (0 bytes); copy it again from where it came")
-            return _decode(file, path)
-    except UnidentifiedImageError as error:
-        raise OSEDiffError(
-            f"{path} is not a picture that can be read: it must be PNG, JPEG, WebP, TIFF, BMP or GIF, with "
-            "colours of at most 16 bit; convert it first"
-        ) from error
+            return _to_picture(open_picture(file, str(path), path.name), path.name)
     except Image.DecompressionBombError as error:
         raise OSEDiffError(f"{path} has too many pixels to be opened safely; cut it up first") from error
     except (OSEDiffError, MemoryError):
@@ -95,21 +93,30 @@ def _open_image(opened: Callable[[], BinaryIO], path: Path) -> tuple[Image.Image
         raise OSEDiffError(f"{path} is damaged or cut off ({error})") from error
 
 
-def _decode(file: BinaryIO, path: Path) -> tuple[Image.Image, bytes | None]:
-    file.seek(0)
-    with Image.open(file, formats=READABLE) as image:
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        image.load()
-        exif, turned = keep_exif(image, path.name), upright(image, path.name)
-    if frames > 1:
-        log.warning("%s has %d frames or pages; only the first is restored", path.name, frames)
-    return turned, exif
+def _to_picture(opened: Opened, name: str) -> Picture:
+    """Turn the pixels upright, split off transparency, and convert the colours."""
+    photo = read_exif(opened.exif, name)
+    notes, orientation = true_notes(opened, photo, name)
+    if opened.more:
+        log.warning("%s has more than one frame or page; only the first is restored", name)
+    image = upright(opened.image, orientation, name)
+    colour, alpha = split_alpha(image)
+    adobe = Encoding(ADOBE_GAMMA, ADOBE_PRIMARIES) if photo.adobe and colour.mode == "RGB" else None
+    srgb = to_srgb(to_8bit(colour, name), opened.profile or opened.encoding or adobe, name)
+    if image.mode in GREY_MODES:  # a profile may move one channel a level beside the others
+        srgb = srgb.convert("L").convert("RGB")
+    rgb, mask = _to_tensor(srgb), None if alpha is None else _to_tensor(alpha)
+    rgb = rgb if mask is None else fill_hidden(rgb, mask)
+    grey = image.mode in (*GREY_MODES, "P", "PA") and bool(is_grey(rgb))
+    return Picture(rgb, mask, photo.kept, image.mode, grey, notes)
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
-    array = np.array(image, dtype=np.uint8)  # (H, W, 3) or (H, W)
-    array = array[:, :, None] if array.ndim == 2 else array
-    return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()  # (1, 3 or 1, H, W)
+    bands = image.getbands()
+    out = np.empty((1, len(bands), image.height, image.width), np.uint8)  # (1, 3 or 1, H, W)
+    for i in range(len(bands)):  # one by one, so that a large picture is in memory as few times as can be
+        out[0, i] = np.asarray(image.getchannel(i))
+    return torch.from_numpy(out)
 
 
 def write_image(
@@ -118,13 +125,17 @@ def write_image(
     alpha: Tensor | None = None,
     exif: bytes | None = None,
     *,
+    grey: bool = False,
     quality: int | None = None,
+    notes: Notes | None = None,
 ) -> None:
     """Write a restored picture, tagged sRGB, in the format that the name ends in.
 
     sr: uint8 (1, 3, H, W), or float in [0, 1], which is rounded to 8 bit. alpha: uint8 (1, 1, H, W), laid on
-    white where the format has none. exif: from `read_image`; it gets the new size. quality: 1 to 100, for
-    JPEG (else 95; chroma is never subsampled) and WebP (else lossless). The file appears whole or not at all.
+    white where the format has none. exif: from `read_image`; it gets the new size. grey: that the channels
+    are equal, so that one is written where the format can. quality: 1 to 100, for JPEG (else 95; chroma is
+    never subsampled) and WebP (else lossless). notes: from `read_image`; written as far as the format has a
+    place for them (`losses` names the rest). The file appears whole or not at all.
     Raises OSEDiffError for values that are not finite, and for whatever keeps the file from being written.
     """
     path = Path(path)
@@ -132,14 +143,14 @@ def write_image(
     check_target(path, (height, width))
     if not torch.isfinite(sr).all():
         raise OSEDiffError(f"{path} was not written: its pixels are not finite numbers; try dtype float32")
-    image = _to_image(sr, alpha, path)
-    write_whole(path, _encode(image, path, exif, quality))
+    image = _to_image(sr[:, :1] if grey and format_of(path) not in WITHOUT_GREY else sr, alpha, path)
+    write_whole(path, _encode(image, path, exif, quality, notes or Notes()))
 
 
 def _to_image(sr: Tensor, alpha: Tensor | None, path: Path) -> Image.Image:
     """Round to 8 bit, and put the transparency in or flatten it."""
-    levels = (sr if sr.dtype == torch.uint8 else to_levels(sr.detach())).cpu()  # (1, 3, H, W)
-    image = Image.fromarray(levels[0].permute(1, 2, 0).contiguous().numpy())
+    levels = (sr if sr.dtype == torch.uint8 else to_levels(sr.detach())).cpu()  # (1, 3 or 1, H, W)
+    image = Image.fromarray(levels[0].permute(1, 2, 0).squeeze(-1).contiguous().numpy())
     if alpha is None:
         return image
     mask = Image.fromarray(alpha[0, 0].contiguous().cpu().numpy())
@@ -148,16 +159,17 @@ def _to_image(sr: Tensor, alpha: Tensor | None, path: Path) -> Image.Image:
         return image
     if alpha.min() < 255:
         log.warning("%s cannot be transparent in this format; laid on white", path.name)
-    return Image.composite(image, Image.new("RGB", image.size, "white"), mask)
+    return Image.composite(image, Image.new(image.mode, image.size, "white"), mask)
 
 
-def _encode(image: Image.Image, path: Path, exif: bytes | None, quality: int | None) -> bytes:
+def _encode(image: Image.Image, path: Path, exif: bytes | None, quality: int | None, notes: Notes) -> bytes:
     """The whole file in memory, so that what goes wrong on the disk is told apart from the encoder."""
     kind = format_of(path)
-    options: dict[str, object] = {}
+    options = save_options(notes, kind)
     if kind != "BMP":  # holds neither
-        options["icc_profile"] = srgb_profile()
-        block = resized_exif(exif, image.size, path.name)
+        if image.mode not in ("L", "LA"):  # the profile is of colours; grey without one is taken for sRGB's
+            options["icc_profile"] = srgb_profile()
+        block = resized_exif(with_tags(exif, exif_tags(notes, kind)), image.size, path.name)
         options |= {"exif": block} if block else {}
     if kind == "JPEG":
         options |= {"quality": quality or JPEG_QUALITY, "subsampling": 0}

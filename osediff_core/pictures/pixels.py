@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from ..errors import OSEDiffError
+from .encodings import Encoding
 
 log = logging.getLogger(__name__)
 
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+ROWS = 256  # scaled at once, so that no floating-point copy of a whole picture is made
 # What the four-letter colour spaces of a profile are called in Pillow.
 PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
 # A profile that moves no colour by more levels than this is sRGB under another name: pixels are left alone.
@@ -48,23 +50,39 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 def to_8bit(image: Image.Image, name: str) -> Image.Image:
     """Scale 16-bit, 32-bit and floating-point grey to 8 bit by the full range; other modes pass through.
 
-    Raises OSEDiffError where floating-point pixels are not finite.
+    Raises OSEDiffError as `levels` does.
     """
-    if image.mode not in DEEP_MODES:
-        return image
-    values = np.asarray(image).astype(np.float64)  # (H, W)
-    if not np.isfinite(values).all():
+    return Image.fromarray(levels(np.asarray(image), name)) if image.mode in DEEP_MODES else image
+
+
+def levels(values: np.ndarray, name: str) -> np.ndarray:
+    """Scale samples (H, W, ...) of any type to 8 bit, by the range of the type or the customary one.
+
+    Raises OSEDiffError for numbers that are not finite, and for negative whole ones: no black is known.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise OSEDiffError(f"{name} has pixels that are not finite numbers; repair it where it was made")
-    white = 65535.0 if image.mode.startswith("I;16") else _white(values, image.mode, name)
-    levels = np.clip(values / white, 0, 1) * 255
-    return Image.fromarray(np.rint(levels).astype(np.uint8))
+    if values.dtype.kind == "i" and values.min() < 0:
+        raise OSEDiffError(
+            f"{name} has negative pixels, and does not say which is black; save it as unsigned"
+        )
+    white = float(_white(values, name))
+    out = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), ROWS):
+        part = values[row : row + ROWS].astype(np.float64)
+        out[row : row + ROWS] = np.rint(np.clip(part / white, 0, 1) * 255)
+    return out
 
 
-def _white(values: np.ndarray, mode: str, name: str) -> float:
+def _white(values: np.ndarray, name: str) -> float:
     """The value of white, which 32-bit and floating-point files do not state: the nearest customary one."""
+    if values.dtype.kind in "ui" and values.dtype.itemsize < 4:
+        return np.iinfo(values.dtype).max
     highest = float(values.max())
-    if mode == "I":
-        customary, white = 65535.0, 65535.0 if highest <= 65535 else float(2**31 - 1)
+    if values.dtype.kind in "ui":
+        customary, white = 65535.0, 65535.0 if highest <= 65535 else float(np.iinfo(values.dtype).max)
     else:
         # Between 1 and 16 it is a highlight above white; a picture in 0..255 is never that dark.
         customary, white = 1.0, 1.0 if highest <= 16 else 255.0 if highest <= 255 else 65535.0
@@ -73,11 +91,14 @@ def _white(values: np.ndarray, mode: str, name: str) -> float:
     return white
 
 
-def to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:
-    """Convert to 8-bit sRGB ("RGB"), through the embedded profile where there is a usable one."""
-    if profile:
+def to_srgb(image: Image.Image, meaning: bytes | Encoding | None, name: str) -> Image.Image:
+    """Convert to 8-bit sRGB ("RGB"), by a profile where it is of use, or by a stated encoding."""
+    if isinstance(meaning, Encoding):
+        image = image.convert("RGB")
+        return image if meaning.is_srgb else Image.fromarray(meaning.to_srgb(np.asarray(image)))
+    if meaning:
         try:
-            return _through_profile(image, profile)
+            return _through_profile(image, meaning)
         except Exception as error:  # lcms and broken profiles raise a wide choice
             log.warning("%s: its colour profile cannot be used (%s); colours may be off", name, error)
     elif image.mode == "CMYK":

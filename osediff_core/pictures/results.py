@@ -69,13 +69,11 @@ def _tiff_ends(path: Path) -> bool:
 
 def sides(path: Path) -> tuple[int, int] | None:
     """Return the shorter and the longer side of a picture, the same if turned; None if unreadable."""
-    from PIL import Image
-
-    from .images import READABLE
+    from .formats import size_of
 
     try:
-        with Image.open(path, formats=READABLE) as image:
-            shorter, longer = sorted(image.size)
+        with path.open("rb") as file:
+            shorter, longer = sorted(size_of(file, str(path)))
     except Exception:  # damaged files make Pillow raise anything
         return None
     return shorter, longer

@@ -17,7 +17,6 @@ import torch
 from ..device.memory import gigabytes
 from ..errors import OSEDiffError
 from ..model import OSEDiff
-from ..network.unet import UNet
 from ..resize import target_size
 from ..vae.exact import LEAST_PIECE
 from ..vae.memory import PIECE, decode_bytes, encode_bytes
@@ -212,13 +211,6 @@ def tile_and_overlap(
     raise OSEDiffError(f"the tile is auto, off, or a number of latent pixels, got {tile!r}")
 
 
-def unet_bytes(unet: UNet, height: int, width: int) -> int:
-    """Return how many bytes the UNet takes beside its weights for one latent tile of that size."""
-    first, attends = unet.conv_in, unet.config.down_block_types[0] == "CrossAttnDownBlock2D"
-    values = ATTENDING_VALUES if attends else PLAIN_VALUES
-    return int(values * first.out_channels * height * width * first.weight.element_size())
-
-
 def _tiles(
     model: OSEDiff,
     height: int,
@@ -232,8 +224,11 @@ def _tiles(
 
     On a processor one tile at once: more are no faster.
     """
-    plan = UNetPlan(height, width, side, overlap)
-    each, most = unet_bytes(model.unet, *plan.boxes[0][2:]), 1
+    plan, first = UNetPlan(height, width, side, overlap), model.unet.conv_in
+    attends = model.unet.config.down_block_types[0] == "CrossAttnDownBlock2D"
+    values = (ATTENDING_VALUES if attends else PLAIN_VALUES) * first.out_channels  # of a latent pixel
+    each = int(values * plan.boxes[0].height * plan.boxes[0].width * first.weight.element_size())
+    most = 1
     if device != CPU and free is not None:
         most = max(1, min(MOST_TILES, len(plan.boxes), int(SHARE * free) // each))
     counts = [most // 2**n for n in range(most.bit_length())]

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..color import check_method, match_color, to_levels
+from ..color import check_method, from_levels, is_grey, match_color, to_levels
 from ..device.memory import first_that_fits, memory_in_words, upload
 from ..errors import OSEDiffError
-from ..inputs import check_detail, check_embeds, check_image, check_prompts
+from ..inputs import check_alpha, check_detail, check_embeds, check_image, check_prompts
 from ..model import OSEDiff
 from ..network.vae import run_whole
 from ..resize import crop, pad_to_multiple, resize_bicubic
+from ..transparency import color_weight, fill_hidden
 from ..vae.exact import decode_in_pieces, encode_in_pieces
 from .plan import Plan, VAEPlan, make_plan
 from .runtime import Progress, Runtime
@@ -34,6 +35,7 @@ def restore(
     model: OSEDiff,
     lq: Tensor,
     *,
+    alpha: Tensor | None = None,
     scale: float = 4.0,
     prompt: str | Sequence[str] = "",
     color: str = "adain",
@@ -48,7 +50,10 @@ def restore(
 ) -> Tensor:
     """Return the restored images, (B, 3, H', W') float32 in [0, 1] on lq's device, H' = floor(scale H + 0.5).
 
-    lq: (B, 3, H, W), uint8 or float in [0, 1], any size from 1x1. prompt: one for all images or one for each.
+    lq: (B, 3, H, W), uint8 or float in [0, 1], any size from 1x1; where its channels are equal, those of the
+    result are. alpha: (B, 1, H, W), what of it is visible: the rest has no influence, and comes out as
+    colours continued from what is (`resize_alpha` makes the alpha of the result). prompt: one for all images
+    or one for each.
     color: adain, wavelet or none. tile: "auto" (whole up to 96 x 96 latent pixels, else tiles of 96; as much
     of the picture where the VAE's reduction is below 8), "off", or the side in latent pixels. detail: how far
     the step goes, from 0 to 2; 1 is as trained, less is nearer to the input. progress(done, total) is called
@@ -63,6 +68,9 @@ def restore(
     """
     check_method(color)
     check_detail(detail)
+    if alpha is not None:
+        check_alpha(alpha, lq)
+        lq = fill_hidden(lq, alpha)  # before anybody looks at it
     check_image(lq)
     if dtype not in DTYPES_OUT:
         raise OSEDiffError(f"a restored image is float32 or uint8, got {dtype}: convert it afterwards")
@@ -76,13 +84,15 @@ def restore(
     runtime.done, runtime.total = 0, plan.steps
     out = torch.empty((len(lq), 3, *plan.size), device=lq.device, dtype=dtype)
     for i, image in enumerate(lq.split(1)):
-        out[i] = _restore_one(model, image, embeds[i : i + 1], plan, color, detail, dtype, runtime)[0]
+        weight = None if alpha is None else color_weight(alpha[i : i + 1], plan.size)
+        out[i] = _restore_one(model, image, weight, embeds[i : i + 1], plan, color, detail, dtype, runtime)[0]
     return out
 
 
 def _restore_one(
     model: OSEDiff,
     lq: Tensor,
+    weight: Tensor | None,
     embeds: Tensor,
     plan: Plan,
     color: str,
@@ -92,20 +102,23 @@ def _restore_one(
 ) -> Tensor:
     """Restore an image (1, 3, H, W), and ask in the end, or from step to step, whether all is finite.
 
+    weight: (1, 1, *plan.size), how much each pixel counts as a colour; None where all count alike.
     Asking from step to step follows where the answer was no, and is all there is where the picture does not
     lie on the device.
     """
     late, begun = plan.on_device and runtime.asks_late, runtime.done
     x = prepare(lq, plan, plan.device if plan.on_device else lq.device)  # (1, 3, h, w)
+    weight = None if weight is None else upload(weight, x.device)
     with runtime.finite_checks(late) as notes:
         z_lq = encode(model, x, plan, runtime)  # (1, C, h / f, w / f)
         z_hq = denoise(model, z_lq, embeds, plan, runtime, detail)
-        sr = finish(decode(model, z_hq, plan, runtime), x, plan.size, color)  # (1, 3, H', W')
+        sr = decode(model, z_hq, plan, runtime)  # (1, 3, h, w)
+        sr = finish(sr, x, plan.size, color, weight)  # (1, 3, H', W')
     sr = to_levels(sr) if dtype == torch.uint8 else sr
     found = _fetched(sr, torch.stack(notes).all(), lq.device) if late else sr.to(lq.device)
     if found is None:
         runtime.asks_late, runtime.done = False, begun
-        return _restore_one(model, lq, embeds, plan, color, detail, dtype, runtime)
+        return _restore_one(model, lq, weight, embeds, plan, color, detail, dtype, runtime)
     return found
 
 
@@ -123,8 +136,7 @@ def prepare(lq: Tensor, plan: Plan, device: torch.device | None = None) -> Tenso
 
     device: where they are to lie, None for where `lq` is; they travel before they become float.
     """
-    resized = upload(resize_bicubic(lq, plan.size), device or lq.device)
-    x = resized.float() / 255 if resized.dtype == torch.uint8 else resized  # (B, 3, H', W')
+    x = from_levels(upload(resize_bicubic(lq, plan.size), device or lq.device))  # (B, 3, H', W')
     return pad_to_multiple(x, plan.reduction)
 
 
@@ -224,6 +236,20 @@ def decode(model: OSEDiff, z: Tensor, plan: Plan, runtime: Runtime) -> Tensor:
 
 @torch.no_grad()
 @memory_in_words()
-def finish(sr: Tensor, reference: Tensor, size: tuple[int, int], color: str = "adain") -> Tensor:
-    """Crop both images to `size` and give `sr` the reference's colours, (B, 3, *size) float32 in [0, 1]."""
-    return match_color(crop(sr, size), crop(reference, size).to(sr.device), color)
+def finish(
+    sr: Tensor,
+    reference: Tensor,
+    size: tuple[int, int],
+    color: str = "adain",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Crop both images to `size` and give `sr` the reference's colours, (B, 3, *size) float32 in [0, 1].
+
+    Where the reference's channels are equal, those of the result are. weight: (B, 1, *size), how much each
+    pixel counts as a colour.
+    """
+    sr, reference = crop(sr, size), crop(reference, size).to(sr.device)
+    grey = is_grey(reference)  # (B, 1, 1, 1); asks a device nothing
+    sr = torch.where(grey, sr.mean(1, keepdim=True), sr)  # the best guess of one value out of three
+    sr = match_color(sr, reference, color, weight)
+    return torch.where(grey, sr[:, :1], sr)  # sums over channels of one picture may differ in their last bits

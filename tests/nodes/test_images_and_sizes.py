@@ -128,9 +128,11 @@ def test_alpha_is_resized_and_put_back(nodes, model, photo):
     whole = nodes["OSEDiffUpscale"].run(model=model, image=image, **UPSCALE).args[0]
     blocks, wires = steps(nodes, model, image)
     assert whole.shape == blocks.shape == (1, 84, 136, 4)
-    assert torch.equal(
-        whole[..., :3], nodes["OSEDiffUpscale"].run(model=model, image=opaque, **UPSCALE).args[0]
+    solid = torch.cat([opaque, torch.ones_like(opaque[..., :1])], dim=-1)
+    without, full = (
+        nodes["OSEDiffUpscale"].run(model=model, image=one, **UPSCALE).args[0] for one in (opaque, solid)
     )
+    assert torch.equal(full[..., :3], without)
     assert torch.equal(whole[..., 3], wires["lq"][..., 3])
     assert torch.equal(blocks[..., 3], whole[..., 3])
     assert whole[..., 3].std() > 0.1
@@ -141,6 +143,48 @@ def test_a_grey_image_is_three_equal_channels(nodes, model, photo):
     one = nodes["OSEDiffUpscale"].run(model=model, image=grey, **UPSCALE).args[0]
     three = nodes["OSEDiffUpscale"].run(model=model, image=grey.expand(-1, -1, -1, 3), **UPSCALE).args[0]
     assert torch.equal(one, three)
+
+
+def with_hidden(photo, fill):
+    """An IMAGE of 4 channels whose border is transparent, with `fill` (a number or an IMAGE) under it."""
+    image = photo(channels=4)
+    image[..., 3] = 1
+    image[:, :5, :, 3] = 0
+    image[..., :3] = torch.where(image[..., 3:] > 0, image[..., :3], fill)
+    return image
+
+
+@pytest.mark.parametrize("color", ["adain", "wavelet", "none"])
+def test_what_is_under_alpha_0_has_no_influence(pack, nodes, model, photo, color):
+    fills = (0.0, 1.0, 0.12345, torch.nan, photo(seed=9))
+    images = [with_hidden(photo, fill) for fill in fills]
+    whole = [nodes["OSEDiffUpscale"].run(model=model, image=i, **{**UPSCALE, "color": color}) for i in images]
+    assert all(torch.equal(one.args[0], whole[0].args[0]) for one in whole)
+    blocks = [steps(nodes, model, image, color=color)[0] for image in images]
+    assert all(torch.equal(one, blocks[0]) for one in blocks)
+    shown = whole[0].args[0][..., 3:] > 0
+    assert ((blocks[0] - whole[0].args[0]) * shown).abs().max() < 1e-2
+    planes = (images[0] * 255).round().to(torch.uint8).movedim(-1, 1)
+    expected = core(pack).restore(model.idle, planes[:, :3], alpha=planes[:, 3:], prompt="cat", color=color)
+    assert torch.equal(whole[0].args[0][..., :3], expected.movedim(1, -1))
+    bare = [
+        nodes["OSEDiffUpscale"].run(model=model, image=i[..., :3], **{**UPSCALE, "color": color}).args[0]
+        for i in images[:2]
+    ]
+    assert ((bare[0] - bare[1]) * shown).abs().max() > 0.05  # it would have had
+
+
+@pytest.mark.parametrize("color", ["adain", "wavelet", "none"])
+def test_grey_pictures_stay_grey_in_a_batch_with_others(nodes, model, photo, color):
+    grey = photo(channels=1).expand(-1, -1, -1, 3)
+    batch = torch.cat([grey, photo(seed=1)])
+    whole = nodes["OSEDiffUpscale"].run(model=model, image=batch, **{**UPSCALE, "color": color}).args[0]
+    blocks, _ = steps(nodes, model, batch, color=color)
+    for out in (whole, blocks, steps(nodes, model, grey, color=color)[0]):
+        assert torch.equal(out[0].amax(-1), out[0].amin(-1))
+        assert out.is_contiguous() or out.movedim(-1, 1).is_contiguous()  # no channel lies on another
+    assert not torch.equal(whole[1].amax(-1), whole[1].amin(-1))
+    assert (whole - blocks).abs().max() < 1e-3
 
 
 def test_a_batch_is_its_pictures_one_by_one(nodes, model, photo):

@@ -164,13 +164,14 @@ def test_a_plan_is_made_for_what_the_largest_part_leaves(model, offloaded, machi
     assert make_plan(model, 8, 8, runtime=machine(GIB)).device_free == GIB
 
 
-@pytest.mark.parametrize("largest", ["encode_bytes", "decode_bytes", "unet_bytes", None])
+@pytest.mark.parametrize("largest", ["encode_bytes", "decode_bytes", "unet", None])
 def test_a_plan_takes_what_its_largest_part_takes(model, machine, monkeypatch, largest):
     """Where no part takes anything there are still the pictures, most of them while colours are matched."""
     for name in ("encode_bytes", "decode_bytes"):
         size = 7 * GIB if name == largest else 0
         monkeypatch.setattr(planning, name, lambda *rest, size=size: (size, 0))
-    monkeypatch.setattr(planning, "unet_bytes", lambda *rest: 7 * GIB if largest == "unet_bytes" else 1)
+    for name in ("ATTENDING_VALUES", "PLAIN_VALUES"):
+        monkeypatch.setattr(planning, name, 7 * GIB if largest == "unet" else 0)
     plan = make_plan(model, 10000, 1000, runtime=machine(GIB))
     copy_of_it = 3 * 10000 * 1000 * 4
     assert plan.device_bytes >= (planning.KEPT_COPIES + planning.COLOR_COPIES) * copy_of_it

@@ -6,8 +6,10 @@ import dataclasses
 import shutil
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from osediff_core import OSEDiff, OSEDiffError
@@ -349,3 +351,13 @@ def test_the_folder_is_a_base_like_any_other(tmp_path, pictures):
     )
     assert first == second  # the same seed gives the same base
     assert not list(tmp_path.rglob("*unfinished*"))
+
+
+def test_a_base_is_not_trained_on_what_cannot_be_seen(tmp_path):
+    pixels = np.full((40, 40, 4), 255, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert load_pictures(tmp_path)[0][1].shape == (3, 40, 40)
+    pixels[3, 4, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with pytest.raises(OSEDiffError, match="is transparent in parts"):
+        load_pictures(tmp_path)

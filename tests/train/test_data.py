@@ -23,7 +23,7 @@ from train.data import (
     draw_crop,
     find_pictures,
 )
-from train.data.crops import draw_pair, vary_colour
+from train.data.crops import draw_pair, seen_corners, vary_colour
 from train.data.sources import BLOCK, Mix
 from train.degradation import DegradationConfig, sharpen
 from train.shares import Share
@@ -465,3 +465,87 @@ def test_sharpening_changes_the_target_too(folder):
     assert torch.equal(sharp["hq"], sharpen(plain["hq"]))
     assert not torch.equal(sharp["hq"], plain["hq"])
     assert not torch.equal(sharp["lq"], plain["lq"])
+
+
+def write_cutout(path: Path, seen: np.ndarray, seed: int = 0) -> Path:
+    """Write RGBA, one colour where `seen` (H, W) is true, noise hidden elsewhere."""
+    rgba = np.random.default_rng(seed).integers(0, 256, (*seen.shape, 4), dtype=np.uint8)
+    rgba[seen, :3], rgba[..., 3] = (200, 100, 50), np.where(seen, 255, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rgba).save(path)
+    return path
+
+
+@pytest.mark.parametrize("settings", [{}, {"shrink": 0.5}, {"crop": 64}, {"whole": True}, {"rotate": True}])
+def test_hidden_colours_are_no_target(tmp_path, settings):
+    seen = np.zeros((50, 70), bool)
+    seen[10:30, 20:60] = True
+    samples = dataset(write_cutout(tmp_path / "a.png", seen), **settings)
+    for index in range(5):
+        hq = samples[index]["hq"]
+        assert (hq - torch.tensor([200, 100, 50]).view(3, 1, 1) / 255).abs().max() < 0.01
+
+
+def test_crops_keep_to_what_is_seen_and_lie_anywhere_in_it():
+    seen = torch.zeros(60, 90, dtype=torch.bool)
+    seen[5:40, 50:88] = True
+    corners = seen_corners(seen, 24)
+    assert len(corners) == (35 - 24 + 1) * (38 - 24 + 1)
+    assert all(bool(seen[top : top + 24, left : left + 24].all()) for top, left in corners.tolist())
+    position = torch.arange(60 * 90).remainder(251).to(torch.uint8).view(1, 60, 90).repeat(3, 1, 1)
+    marked = torch.where(seen, position, 255)
+    config = DataConfig(crop=24, shrink=1.0)
+    crops = [draw_crop(marked, config, seeded(seed), seen) for seed in range(40)]
+    assert max(int(crop.max()) for crop in crops) < 255
+    assert len({int(crop[0, 0, 0]) for crop in crops}) > 20
+    assert max(int(draw_crop(marked, config, seeded(seed)).max()) for seed in range(40)) == 255
+
+
+def test_a_crop_shows_nearly_the_most_where_none_is_clean():
+    seen = torch.zeros(80, 80, dtype=torch.bool)
+    seen[60:70, 60:70] = True
+    counts = [
+        int(seen[top : top + 24, left : left + 24].sum()) for top, left in seen_corners(seen, 24).tolist()
+    ]
+    assert min(counts) >= 90
+    assert len(counts) > 100
+    assert seen_corners(seen, 200).tolist() == [[0, 0]]
+
+
+def test_an_opaque_alpha_changes_no_sample(tmp_path):
+    rgb = Image.open(write(tmp_path / "plain" / "a.png"))
+    (tmp_path / "alpha").mkdir()
+    rgb.convert("RGBA").save(tmp_path / "alpha" / "a.png")
+    one, other = (dataset(tmp_path / name / "a.png", shrink=0.5) for name in ("plain", "alpha"))
+    assert all(torch.equal(one[i]["hq"], other[i]["hq"]) for i in range(4))
+
+
+def test_a_picture_that_shows_nothing_is_passed_over(tmp_path, caplog):
+    write_cutout(tmp_path / "p" / "empty.png", np.zeros((40, 40), bool))
+    write(tmp_path / "p" / "full.png")
+    samples = dataset(tmp_path / "p")
+    with caplog.at_level(logging.WARNING):
+        assert {Path(samples[index]["name"]).name for index in range(4)} == {"full.png"}
+    assert "empty.png shows nothing" in caplog.text
+
+
+@pytest.mark.parametrize("cut", ["hq", "lq", "both"])
+def test_pairs_keep_to_what_is_seen_in_both(tmp_path, cut):
+    seen = np.zeros((40, 60), bool)
+    seen[8:36, 20:56] = True
+    every = np.ones_like(seen)
+    write_cutout(tmp_path / "hq" / "a.png", (every if cut == "lq" else seen).repeat(2, 0).repeat(2, 1))
+    write_cutout(tmp_path / "lq" / "a.png", every if cut == "hq" else seen)
+    samples = dataset(tmp_path / "hq", lq_sources=(str(tmp_path / "lq"),))
+    for index in range(6):
+        for half in ("hq", "lq"):
+            wrong = (samples[index][half] - torch.tensor([200, 100, 50]).view(3, 1, 1) / 255).abs()
+            assert wrong.max() < 0.01
+
+
+def test_grey_files_are_counted_as_grey(tmp_path):
+    grey = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8))
+    for name, picture in (("l", grey), ("la", grey.convert("LA")), ("rgb", grey.convert("RGB"))):
+        picture.save(tmp_path / f"{name}.png")
+        remarks = dataset(tmp_path / f"{name}.png")[0]["remarks"]
+        assert int(remarks[REMARKS.index("grey")]) == (name != "rgb")

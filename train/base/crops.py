@@ -18,16 +18,24 @@ from ..dice import uniform
 def load_pictures(folder: str | Path) -> list[tuple[str, Tensor]]:
     """Read every picture of a folder: (name, uint8 (3, H, W)), sorted by name.
 
-    Raises OSEDiffError when the folder holds no picture.
+    Raises OSEDiffError when the folder holds no picture, or one with pixels that cannot be seen.
     """
     from osediff_core.pictures.images import read_image
+    from osediff_core.transparency import visible
 
     paths = find_files(Path(folder), PICTURES, recursive=False).files if Path(folder).is_dir() else []
     if not paths:
         raise OSEDiffError(
             f"expected pictures in {folder}, found none: run `python -m train.pictures {folder}` first"
         )
-    return [(p.stem, read_image(p).rgb[0]) for p in paths]
+    pictures = [(p, read_image(p)) for p in paths]
+    for path, picture in pictures:
+        if picture.alpha is not None and not visible(picture.alpha).all():
+            raise OSEDiffError(
+                f"{path} is transparent in parts, and a base is trained on all of a picture: lay it on a "
+                "background first"
+            )
+    return [(path.stem, picture.rgb[0]) for path, picture in pictures]
 
 
 def add_smaller_copies(pictures: Sequence[Tensor], scales: Sequence[float]) -> list[Tensor]:

@@ -21,7 +21,7 @@ from ..dice import chance
 from ..draws import stream
 from ..recent import Recent
 from .config import DataConfig
-from .crops import draw_crop, draw_pair, vary_colour
+from .crops import draw_crop, draw_pair, seen_part, vary_colour
 from .listing import Entry
 from .pictures import find_pictures, pair_up
 from .sources import Cache, Found, Mix, Shelf, Source, Stream
@@ -30,7 +30,6 @@ from .streams import is_stream
 REMARKS = ("unreadable", "small", "grey", "cmyk", "paired")
 """What is counted, per sample: pictures passed over because they cannot be read, and samples of pictures
 smaller than the crop, stored in grey, stored in CMYK, and with a real LQ."""
-GREY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16B")
 
 
 class Sample(TypedDict):
@@ -88,16 +87,17 @@ class PictureDataset(Dataset[Sample]):
         ]
 
     def _cut(self, found: Found, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        seen = seen_part(found.hq, found.lq)
         if found.lq is None:
-            hq = draw_crop(found.hq.rgb[0], self.data, generator).float() / 255
+            hq = draw_crop(found.hq.rgb[0], self.data, generator, seen).float() / 255
             varied = chance(generator, self.data.vary_colour_prob)
             return (vary_colour(hq, generator) if varied else hq), None
-        hq, lq = draw_pair(found.hq.rgb[0], found.lq.rgb[0], self.data, generator)
+        hq, lq = draw_pair(found.hq.rgb[0], found.lq.rgb[0], self.data, generator, seen)
         return hq.float() / 255, lq.float() / 255
 
     def _remarks(self, found: Found) -> Tensor:
-        mode, small = found.hq.mode, min(found.hq.rgb.shape[-2:]) < self.data.crop
-        counts = (found.unreadable, small, mode in GREY_MODES, mode == "CMYK", found.lq is not None)
+        hq, small = found.hq, min(found.hq.rgb.shape[-2:]) < self.data.crop
+        counts = (found.unreadable, small, hq.grey, hq.mode == "CMYK", found.lq is not None)
         return torch.tensor(counts, dtype=torch.int64)
 
 

@@ -9,17 +9,19 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from osediff_core import limits
 from osediff_core.errors import OSEDiffError
+from osediff_core.pictures.blocks import Notes
 from osediff_core.pictures.files import PICTURES
 from osediff_core.pictures.find import HIDDEN, find_files, in_words, is_hidden
 from osediff_core.pictures.images import Picture, decode_image
 from osediff_core.text_files import read_text
+from osediff_core.transparency import visible
 
 from .listing import Entry
 
@@ -92,7 +94,11 @@ def load(item: Item) -> Picture:
         content = item.read()
     except OSError as error:
         raise OSEDiffError(f"{item.name} cannot be opened: {error.strerror or error}") from error
-    return decode_image(content, item.name)
+    picture = decode_image(content, item.name)
+    if picture.alpha is not None and not visible(picture.alpha).any():
+        raise OSEDiffError(f"{item.name} shows nothing, for all of it is transparent: take it away")
+    # The caches count pixels: what else a file said would be kept uncounted.
+    return replace(picture, exif=None, notes=Notes())
 
 
 def find_pictures(sources: Iterable[str | Path]) -> list[Item]:
