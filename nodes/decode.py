@@ -110,7 +110,7 @@ def finish_all(sr: Tensor, colours: Tensor, alpha: Tensor | None, color: str) ->
         return finish(sr, colours, (colours.shape[-2], colours.shape[-1]), color)
     size, out = (colours.shape[-2], colours.shape[-1]), []
     for i, (one, reference) in enumerate(zip(sr.split(1), colours.split(1), strict=True)):
-        weight = color_weight(alpha[i : i + 1], size)
+        weight = color_weight(alpha[i : i + 1])
         out.append(finish(one, reference, size, color, None if weight is None else weight.to(sr.device)))
     return out[0] if len(out) == 1 else torch.cat(out)  # a copy of a large picture counts
 

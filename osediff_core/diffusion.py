@@ -75,11 +75,13 @@ def predict_x0(z_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     x0 = (z_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar): the paper's equation 1 solved for z. The published
     code reaches it through a scheduler of one step, whose previous alpha_bar is 1.
     """
-    a = alpha_bar.float().reshape(-1, 1, 1, 1)  # of all images, or of each
+    a = alpha_bar.float()
+    a = a.reshape(-1, 1, 1, 1) if a.ndim else a  # one number may lie on another device than the images
     return (z_t.float() - (1.0 - a).sqrt() * eps.float()) / a.sqrt()  # (B, C, h, w)
 
 
 def add_noise(z: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """Return sqrt(alpha_bar) z + sqrt(1 - alpha_bar) noise, float32 (B, C, h, w): forward diffusion."""
-    a = alpha_bar.float().reshape(-1, 1, 1, 1)  # of all images, or of each
+    a = alpha_bar.float()
+    a = a.reshape(-1, 1, 1, 1) if a.ndim else a  # one number may lie on another device than the images
     return a.sqrt() * z.float() + (1.0 - a).sqrt() * noise.float()  # (B, C, h, w)

@@ -20,17 +20,21 @@ def target_size(height: int, width: int, scale: float) -> tuple[int, int]:
     return math.floor(scale * height + 0.5), math.floor(scale * width + 0.5)
 
 
-def resize_bicubic(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_bicubic(image: Tensor, size: tuple[int, int], middle: tuple[int, int] | None = None) -> Tensor:
     """Return `image` at `size` by bicubic interpolation with a = -0.5, antialiased where it shrinks.
+
+    middle: the size of the part of it that is returned, None for all.
 
     8-bit images go through Pillow, whose rounding the published preprocessing has, and stay 8-bit. Floats
     come back as float32, resized along the width first and clamped after each side, as Pillow does it: that
     keeps them within 2 of 255 levels of it on any picture.
     """
     if image.dtype == torch.uint8:
-        return _resize_uint8(image, size)
-    wide = _interpolate(image.float(), (image.shape[-2], size[1]))  # (B, C, H, width)
-    return _interpolate(wide, size)  # (B, C, height, width)
+        resized = _resize_uint8(image, size)
+    else:
+        wide = _interpolate(image.float(), (image.shape[-2], size[1]))  # (B, C, H, width)
+        resized = _interpolate(wide, size)  # (B, C, height, width)
+    return resized if middle is None else _middle(resized, middle)
 
 
 def _interpolate(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -54,9 +58,9 @@ def _resize_uint8(image: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(out).to(image.device)
 
 
-def resize_alpha(alpha: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_alpha(alpha: Tensor, size: tuple[int, int], middle: tuple[int, int] | None = None) -> Tensor:
     """Return an alpha channel (B, 1, H, W) at `size`, by the image's bicubic: it is not restored."""
-    return resize_bicubic(alpha, size)  # (B, 1, *size)
+    return resize_bicubic(alpha, size, middle)  # (B, 1, *size) or (B, 1, *middle)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -69,6 +73,12 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     mirror_down, mirror_right = min(bottom, height - 1), min(right, width - 1)
     x = F.pad(x, (0, mirror_right, 0, mirror_down), mode="reflect")
     return F.pad(x, (0, right - mirror_right, 0, bottom - mirror_down), mode="replicate")
+
+
+def _middle(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut away as much at either side, or one pixel more at the right and the bottom."""
+    top, left = (x.shape[-2] - size[0]) // 2, (x.shape[-1] - size[1]) // 2
+    return x[..., top : top + size[0], left : left + size[1]]
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .color import from_levels
-from .resize import resize_alpha
 
 # Alpha below half a level of 255 is 0 in every 8-bit file.
 HIDDEN_BELOW = 0.5 / 255
@@ -54,10 +53,10 @@ def _spread(product: Tensor, weight: Tensor) -> Tensor:
     return torch.lerp(around, own, (4 * weight).clamp(max=1))
 
 
-def color_weight(alpha: Tensor, size: tuple[int, int]) -> Tensor | None:
-    """Return how much each pixel of a picture resized to `size` counts, (B, 1, *size) float in [0, 1].
+def color_weight(alpha: Tensor) -> Tensor | None:
+    """Return how much each pixel counts as a colour, (B, 1, H, W) float in [0, 1].
 
     None, where all count alike, is the picture without alpha.
     """
-    weight = from_levels(resize_alpha(alpha, size))
+    weight = from_levels(alpha)
     return None if bool((weight == weight[..., :1, :1]).all()) else weight

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..choices import COLORS, DTYPES, MOST_DETAIL, OFFLOADS
+from ..sizes import COVER, DEFAULT_SCALE, FIT, FOUR_TIMES, LONG_SIDE, MEGAPIXELS, SCALE, Size
 from .console import Parser, version
 
 FORMATS = ("png", "jpg", "webp", "tif", "bmp")
@@ -54,7 +58,7 @@ def _listed(commands: Mapping[str, str]) -> str:
 
 def _add_picture_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("picture").add_argument
-    add("--scale", type=_scale, default=4.0, metavar="N", help="how much larger, at least 1 (default 4)")
+    _add_size_options(parser)
     add("--prompt", default="", metavar="TEXT", help="what the picture shows (default nothing)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--tagger", metavar="FILE", help="tag each picture: a file of osediff convert-dape")
@@ -72,6 +76,21 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
         help="keep nothing of the file but the picture: no EXIF, XMP, text, ...",
     )
     add("--quality", type=_whole(1, 100), metavar="N", help="of JPEG (default 95), WebP (default lossless)")
+
+
+def _add_size_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("size", "one of these; nothing is ever stretched or made smaller")
+    add = group.add_mutually_exclusive_group().add_argument
+    for way, parse, metavar, what in (
+        (SCALE, _scale, "N", f"how much larger, at least 1 (default {DEFAULT_SCALE:g})"),
+        (LONG_SIDE, _whole(1), "PIXELS", "of the longer side"),
+        (MEGAPIXELS, _above_zero, "N", "millions of pixels"),
+        (FIT, _box, "WxH", "the largest that lies within width x height"),
+        (COVER, _box, "WxH", "exactly width x height: what stands out at two sides is cut off"),
+    ):
+        name = f"--{way.replace(' ', '-')}"
+        add(name, type=partial(_size, way, parse), dest="size", metavar=metavar, help=what)
+    parser.set_defaults(size=FOUR_TIMES)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +151,25 @@ def _scale(text: str) -> float:
     if value < 1:
         raise argparse.ArgumentTypeError(f"a picture can be kept (1) or made larger, got {text}")
     return value
+
+
+def _above_zero(text: str) -> float:
+    value = _number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def _box(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,5})[x×]([1-9]\d{0,5})", text.strip().lower())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected width x height, as in 1920x1080, got {text}")
+    return int(found[2]), int(found[1])
+
+
+def _size(way: str, parse: Callable[[str], Any], text: str) -> Size:
+    found = parse(text)
+    return Size(way, box=found) if way in (FIT, COVER) else Size(way, found)
 
 
 def _detail(text: str) -> float:

@@ -51,7 +51,7 @@ def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
         note(f"left out: {jobs.left_out}")
     if jobs.other_size:
         note(
-            f"{jobs.other_size} of the results that are there have another size than --scale {args.scale:g} "
+            f"{jobs.other_size} of the results that are there have another size than {args.size} "
             "gives: name another folder, or say --overwrite to make them again"
         )
     if not jobs.todo and process.count > 1:
@@ -78,7 +78,7 @@ def _jobs(args: argparse.Namespace, process: Process) -> Jobs:
         suffix,
         overwrite=args.overwrite,
         recursive=args.recursive,
-        scale=args.scale,
+        size=args.size,
         share=(process.rank, process.count),
         look_only=args.plan,
     )
@@ -138,11 +138,13 @@ def _show_plans(model: OSEDiff, jobs: Jobs, args: argparse.Namespace) -> int:
     from ..pipeline.plan import make_plan
     from ..pipeline.runtime import Runtime
 
-    cut = {name: getattr(args, name) for name in ("scale", "tile", "overlap", "vae", "spill")}
+    cut = {name: getattr(args, name) for name in ("tile", "overlap", "vae", "spill")}
     every = True
     for job in jobs.todo:
         try:
-            plan = make_plan(model, *read_image(job.source).rgb.shape[-2:], runtime=Runtime(), **cut)
+            sides = read_image(job.source).rgb.shape[-2:]
+            scale, middle = args.size.of(*sides)
+            plan = make_plan(model, *sides, runtime=Runtime(), scale=scale, middle=middle, **cut)
         except OSEDiffError as error:
             say(f"error: {error}")
             every = False
@@ -159,7 +161,7 @@ def _go_through(
     from .restore_files import Settings, restore_files
 
     settings = Settings(
-        args.scale,
+        args.size,
         args.prompt,
         args.color,
         args.tile,

@@ -24,6 +24,7 @@ from ..pictures.jobs import Job
 from ..pipeline.run import Progress, restore
 from ..prompts.text import PromptSource, cut_prompt, plain_text, token_counter
 from ..resize import resize_alpha, target_size
+from ..sizes import FOUR_TIMES, Size
 
 Result = TypeVar("Result")
 
@@ -38,7 +39,7 @@ class Settings:
     beside its pixels (EXIF, XMP, text, ...) is not written.
     """
 
-    scale: float = 4.0
+    size: Size = FOUR_TIMES
     prompt: str = ""
     color: str = "adain"
     tile: str | int = "auto"
@@ -60,14 +61,16 @@ def _restored(
     picture: Picture,
 ) -> Callable[[], None]:
     """Restore one picture, and return what writes it. said: what this run lost and told of already."""
-    size = target_size(picture.rgb.shape[-2], picture.rgb.shape[-1], settings.scale)
+    height, width = picture.rgb.shape[-2:]
+    scale, size = settings.size.of(height, width)
     check_target(job.target, size)
     sr = restore(
         model,
         picture.rgb,
         alpha=picture.alpha,
-        scale=settings.scale,
-        prompt=_prompt(model, picture.rgb, job.source.name, settings),
+        scale=scale,
+        middle=size,
+        prompt=_prompt(model, picture.rgb, scale, job.source.name, settings),
         color=settings.color,
         tile=settings.tile,
         overlap=settings.overlap,
@@ -77,7 +80,8 @@ def _restored(
         progress=progress,
         dtype=torch.uint8,
     )  # (1, 3, *size)
-    alpha = None if picture.alpha is None else resize_alpha(picture.alpha, size)  # (1, 1, *size)
+    resized = target_size(height, width, scale)
+    alpha = None if picture.alpha is None else resize_alpha(picture.alpha, resized, size)  # (1, 1, *size)
     write = partial(write_image, job.target, sr, alpha, grey=picture.grey, quality=settings.quality)
     if settings.strip:
         return write
@@ -93,9 +97,9 @@ def _say_losses(picture: Picture, job: Job, said: set[str]) -> None:
             logger.warning("%s: not carried over (said once a run): %s", job.source.name, what)
 
 
-def _prompt(model: OSEDiff, rgb: Tensor, name: str, settings: Settings) -> str:
+def _prompt(model: OSEDiff, rgb: Tensor, scale: float, name: str, settings: Settings) -> str:
     """Return the prompt for a picture (1, 3, H, W), and say what it is where nobody typed it, or is cut."""
-    prompt = settings.source(rgb, settings.prompt, settings.scale)[0]
+    prompt = settings.source(rgb, settings.prompt, scale)[0]
     if settings.source is not plain_text:
         logger.info("%s: %s", name, prompt)
     _, note = cut_prompt(prompt, token_counter(model.tokenizer))

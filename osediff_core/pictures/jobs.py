@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OSEDiffError
+from ..sizes import FOUR_TIMES, Size
 from ..whole_files import reason, sweep
 from .files import PICTURES, WRITABLE, check_target
 from .find import INSIDE, find_files, in_words
@@ -27,7 +28,7 @@ class Job:
 class Jobs:
     """What is to be done, and what is not.
 
-    already: how many results of a folder are there. other_size: how many of these are not as large as `scale`
+    already: how many results of a folder are there. other_size: how many of these are not as large as `size`
     would make them. left_out: what else the folder holds, in words.
     """
 
@@ -44,7 +45,7 @@ def find_jobs(
     *,
     overwrite: bool,
     recursive: bool,
-    scale: float = 4.0,
+    size: Size = FOUR_TIMES,
     share: tuple[int, int] = (0, 1),
     look_only: bool = False,
 ) -> Jobs:
@@ -52,7 +53,7 @@ def find_jobs(
 
     source: a file or a folder. target: a file, or a folder: one that exists, or a name without an ending or
     with a slash behind it. suffix (".png"): the format in folders; None means PNG, or what a file's name
-    says. An empty or cut result counts as none. scale: tells results that are there at another. share (rank,
+    says. An empty or cut result counts as none. size: tells results that are there at another. share (rank,
     count): every count-th picture, for processes that divide a folder; which ones does not depend on what is
     there already. look_only: make no folder and try none. Raises OSEDiffError where nothing should be begun.
     """
@@ -61,13 +62,13 @@ def find_jobs(
         if place.is_dir():
             every, left_out = _folder(place, Path(target), suffix or ".png", recursive=recursive)
             mine = every[share[0] :: share[1]]
-            return _left(mine, left_out, scale, overwrite=overwrite, look_only=look_only)
+            return _left(mine, left_out, size, overwrite=overwrite, look_only=look_only)
         if not place.exists():
             raise OSEDiffError(f"there is no file or folder {source}")
         if not place.is_file():
             raise OSEDiffError(f"{source} is a pipe, socket or device; name a picture file or a folder")
         one = _file(place, target, suffix)
-        return Jobs([]) if share[0] else _single(place, one, scale, overwrite=overwrite, look_only=look_only)
+        return Jobs([]) if share[0] else _single(place, one, size, overwrite=overwrite, look_only=look_only)
     except OSError as error:
         where = error.filename or target
         raise OSEDiffError(f"{where} cannot be used: {reason(error)}") from error
@@ -84,11 +85,11 @@ def _file(source: Path, target: str, suffix: str | None) -> Path:
     return path
 
 
-def _single(source: Path, target: Path, scale: float, *, overwrite: bool, look_only: bool) -> Jobs:
+def _single(source: Path, target: Path, size: Size, *, overwrite: bool, look_only: bool) -> Jobs:
     if target.exists() and target.samefile(source):
         raise OSEDiffError(f"{source} would be written over itself; name another file for the result")
     if _is_there(target) and not overwrite:
-        other = " at another scale" if _differs(source, target, scale) else ""
+        other = " at another size" if _differs(source, target, size) else ""
         raise OSEDiffError(f"{target} exists{other}; name another file, or say --overwrite to replace it")
     if not look_only:
         _prepare(target.parent)
@@ -114,7 +115,7 @@ def _folder(source: Path, target: Path, suffix: str, *, recursive: bool) -> tupl
     return jobs, left_out
 
 
-def _left(jobs: list[Job], left_out: str, scale: float, *, overwrite: bool, look_only: bool) -> Jobs:
+def _left(jobs: list[Job], left_out: str, size: Size, *, overwrite: bool, look_only: bool) -> Jobs:
     """What is to be done of these, with the folders that it needs."""
     there = [] if overwrite else [job for job in jobs if _is_there(job.target)]
     done = set(there)
@@ -123,7 +124,7 @@ def _left(jobs: list[Job], left_out: str, scale: float, *, overwrite: bool, look
         _prepare(folder)
     if left and not look_only:
         check_target(left[0].target)
-    other = sum(_differs(job.source, job.target, scale) for job in there)
+    other = sum(_differs(job.source, job.target, size) for job in there)
     return Jobs(left, len(there), other, left_out)
 
 
@@ -141,12 +142,15 @@ def _is_there(target: Path) -> bool:
         return True
 
 
-def _differs(source: Path, target: Path, scale: float) -> bool:
-    """Whether a result that is there has another size than `scale` gives; False where nobody can tell."""
-    from ..resize import target_size
-
+def _differs(source: Path, target: Path, size: Size) -> bool:
+    """Whether a result that is there has another size than `size` gives; False where nobody can tell."""
     before, after = sides(source), sides(target)
-    return before is not None and after is not None and after != target_size(*before, scale)
+    if before is None or after is None:
+        return False
+    try:
+        return after != size.of(*before)[1]
+    except OSEDiffError:  # it would have to shrink, which is said of the picture when its turn comes
+        return True
 
 
 def _pictures(source: Path, target: Path, *, recursive: bool) -> tuple[list[Path], str]:

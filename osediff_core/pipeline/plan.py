@@ -69,7 +69,8 @@ class VAEPlan:
 class Plan:
     """All of a restoration. Sizes are (height, width) in pixels; bytes are the most there are at any time.
 
-    encode, denoise, decode: how each part runs, and how it goes on, again and again, where memory runs out
+    resized, size: of the enlarged picture, and of the result, which is all of it or its `middle`. encode,
+    denoise, decode: how each part runs, and how it goes on, again and again, where memory runs out
     all the same. steps: what progress counts, of one image by part and of all. on_device: whether pictures
     lie on the model's device from beginning to end. forced: whether the user wants the VAE whole, whatever
     memory there is. unet_bytes: of the UNet's work and what lies beside it. On a processor, device and host
@@ -78,6 +79,8 @@ class Plan:
     """
 
     count: int
+    resized: tuple[int, int]
+    middle: tuple[int, int] | None
     size: tuple[int, int]
     reduction: int
     encode: Sequence[VAEPlan]
@@ -129,6 +132,7 @@ def make_plan(
     runtime: Runtime,
     count: int = 1,
     scale: float = 1.0,
+    middle: tuple[int, int] | None = None,
     tile: str | int = "auto",
     overlap: int = 32,
     vae: str | int = "auto",
@@ -136,11 +140,14 @@ def make_plan(
 ) -> Plan:
     """Return how images of (height, width) pixels are restored at `scale`, with the memory there is now.
 
-    count: of images, one after the other. tile, overlap, vae, spill: as for `restore`. Raises OSEDiffError
-    for choices that are none; where memory does not suffice, `Plan.check` does.
+    count: of images, one after the other. middle, tile, overlap, vae, spill: as for `restore`. Raises
+    OSEDiffError for choices that are none; where memory does not suffice, `Plan.check` does.
     """
     device, f = runtime.device(model), model.reduction
-    size = target_size(height, width, scale)
+    resized = target_size(height, width, scale)
+    size = resized if middle is None else middle
+    if not (0 < size[0] <= resized[0] and 0 < size[1] <= resized[1]):
+        raise OSEDiffError(f"{size[1]} x {size[0]} cannot be the middle of {resized[1]} x {resized[0]}")
     down, across = (-(-side // f) for side in size)
     copy = 3 * size[0] * size[1] * 4  # bytes
     results, z = copy * (count - 1), model.latent_channels * down * across * 4  # beside the image at work
@@ -172,6 +179,8 @@ def make_plan(
     encode_steps, decode_steps = len(model.encoder_layers()), len(model.decoder_layers())
     return Plan(
         count=count,
+        resized=resized,
+        middle=middle,
         size=size,
         reduction=f,
         encode=encode,

@@ -19,7 +19,7 @@ from ..errors import OSEDiffError
 from ..inputs import check_alpha, check_detail, check_embeds, check_image, check_prompts
 from ..model import OSEDiff
 from ..network.vae import run_whole
-from ..resize import crop, pad_to_multiple, resize_bicubic
+from ..resize import crop, pad_to_multiple, resize_alpha, resize_bicubic
 from ..transparency import color_weight, fill_hidden
 from ..vae.exact import decode_in_pieces, encode_in_pieces
 from .plan import Plan, VAEPlan, make_plan
@@ -37,6 +37,7 @@ def restore(
     *,
     alpha: Tensor | None = None,
     scale: float = 4.0,
+    middle: tuple[int, int] | None = None,
     prompt: str | Sequence[str] = "",
     color: str = "adain",
     tile: str | int = "auto",
@@ -52,13 +53,13 @@ def restore(
 
     lq: (B, 3, H, W), uint8 or float in [0, 1], any size from 1x1; where its channels are equal, those of the
     result are. alpha: (B, 1, H, W), what of it is visible: the rest has no influence, and comes out as
-    colours continued from what is (`resize_alpha` makes the alpha of the result). prompt: one for all images
-    or one for each.
-    color: adain, wavelet or none. tile: "auto" (whole up to 96 x 96 latent pixels, else tiles of 96; as much
-    of the picture where the VAE's reduction is below 8), "off", or the side in latent pixels. detail: how far
-    the step goes, from 0 to 2; 1 is as trained, less is nearer to the input. progress(done, total) is called
-    after every tile of the UNet and every stage of the VAE, and after every piece of one; it may raise to
-    cancel.
+    colours continued from what is (`resize_alpha` makes the alpha of the result). middle: (height, width) of
+    the part of the enlarged images that is restored and returned, None for all. prompt: one for all images or
+    one for each. color: adain, wavelet or none. tile: "auto" (whole up to 96 x 96 latent pixels, else tiles
+    of 96; as much of the picture where the VAE's reduction is below 8), "off", or the side in latent pixels.
+    detail: how far the step goes, from 0 to 2; 1 is as trained, less is nearer to the input. progress(done,
+    total) is called after every tile of the UNet and every stage of the VAE, and after every piece of one; it
+    may raise to cancel.
 
     vae: "auto" (whole where it fits, else in exact pieces), "whole", or the pieces' side in pixels. spill: a
     folder for what even pieces have to keep. dtype: float32, or uint8 for levels of 255, rounded on the
@@ -76,7 +77,7 @@ def restore(
         raise OSEDiffError(f"a restored image is float32 or uint8, got {dtype}: convert it afterwards")
     prompts = check_prompts(prompt, len(lq))
     runtime = runtime or Runtime(progress)
-    cut = {"scale": scale, "tile": tile, "overlap": overlap, "vae": vae, "spill": spill}
+    cut = {"scale": scale, "middle": middle, "tile": tile, "overlap": overlap, "vae": vae, "spill": spill}
     plan = make_plan(model, *lq.shape[-2:], count=len(lq), runtime=runtime, **cut)
     plan.check()
     runtime.show_plan(plan)
@@ -84,7 +85,9 @@ def restore(
     runtime.done, runtime.total = 0, plan.steps
     out = torch.empty((len(lq), 3, *plan.size), device=lq.device, dtype=dtype)
     for i, image in enumerate(lq.split(1)):
-        weight = None if alpha is None else color_weight(alpha[i : i + 1], plan.size)
+        weight = (
+            None if alpha is None else color_weight(resize_alpha(alpha[i : i + 1], plan.resized, plan.middle))
+        )
         out[i] = _restore_one(model, image, weight, embeds[i : i + 1], plan, color, detail, dtype, runtime)[0]
     return out
 
@@ -136,7 +139,8 @@ def prepare(lq: Tensor, plan: Plan, device: torch.device | None = None) -> Tenso
 
     device: where they are to lie, None for where `lq` is; they travel before they become float.
     """
-    x = from_levels(upload(resize_bicubic(lq, plan.size), device or lq.device))  # (B, 3, H', W')
+    resized = resize_bicubic(lq, plan.resized, plan.middle)  # (B, 3, H', W')
+    x = from_levels(upload(resized, device or lq.device))
     return pad_to_multiple(x, plan.reduction)
 
 

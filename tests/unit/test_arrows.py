@@ -22,7 +22,7 @@ NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | {"torchvision", "timm"}
 HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision", "lpips"}
 LAYERS = [
     {"errors", "choices", "limits", "whole_files", "text_files"},
-    {"diffusion", "lora", "color", "resize", "transparency", "inputs", "prompt_cache", "device"},
+    {"diffusion", "lora", "color", "resize", "sizes", "transparency", "inputs", "prompt_cache", "device"},
     {"network"},
     {"weights"},
     {"vae"},

@@ -13,6 +13,7 @@ from osediff_core.commands import restore_files as batch
 from osediff_core.commands.restore_files import Settings, restore_files
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.jobs import Job
+from osediff_core.sizes import Size
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def jobs(tmp_path):
 
 
 def run(model, jobs, **settings):
-    return list(restore_files(model, jobs, Settings(scale=1, **settings), lambda job: None))
+    return list(restore_files(model, jobs, Settings(size=Size(value=1), **settings), lambda job: None))
 
 
 def written(jobs):
@@ -136,7 +137,7 @@ def test_what_was_written_before_an_interrupt_is_counted(model, jobs, monkeypatc
     monkeypatch.setattr(batch, "restore", work)
     seen = []
     try:
-        for result in restore_files(model, jobs, Settings(scale=1), lambda job: None):
+        for result in restore_files(model, jobs, Settings(size=Size(value=1)), lambda job: None):
             seen.append(result)
     except KeyboardInterrupt:
         pass
@@ -144,7 +145,7 @@ def test_what_was_written_before_an_interrupt_is_counted(model, jobs, monkeypatc
 
 
 def test_leaving_early_leaves_whole_files(model, jobs, tmp_path):
-    results = restore_files(model, jobs, Settings(scale=1), lambda job: None)
+    results = restore_files(model, jobs, Settings(size=Size(value=1)), lambda job: None)
     assert next(results) == (jobs[0], None)
     results.close()  # type: ignore[attr-defined]
     assert written(jobs)[:2] == [True, True]

@@ -10,6 +10,7 @@ from osediff_core.color import is_grey
 from osediff_core.commands.restore_files import Settings, restore_files
 from osediff_core.pictures.images import read_image, write_image
 from osediff_core.pictures.jobs import Job
+from osediff_core.sizes import Size
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (12, 16)).astype(np.uint8)
 
@@ -47,7 +48,9 @@ PICTURES = {
 
 
 def restored(model, source, target, **settings):
-    results = list(restore_files(model, [Job(source, target)], Settings(scale=2, **settings), lambda _: None))
+    results = list(
+        restore_files(model, [Job(source, target)], Settings(size=Size(value=2), **settings), lambda _: None)
+    )
     assert results[0][1] is None
     return Image.open(target)
 

@@ -12,6 +12,7 @@ from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import read_image
 from osediff_core.pictures.jobs import Job
 from osediff_core.resize import resize_alpha
+from osediff_core.sizes import Size
 from osediff_core.transparency import HIDDEN_BELOW, color_weight, fill_hidden
 
 SIDE = 40
@@ -88,8 +89,8 @@ def test_nothing_visible_is_black_and_everything_visible_is_left_alone():
     image = picture(disc(), "noise")
     assert fill_hidden(image, torch.zeros_like(image[:, :1])).max() == 0
     assert fill_hidden(image, torch.ones_like(image[:, :1])) is image
-    assert color_weight(torch.zeros_like(image[:, :1]), (80, 80)) is None
-    assert color_weight(torch.full_like(image[:, :1], 255), (80, 80)) is None
+    assert color_weight(torch.zeros_like(image[:, :1])) is None
+    assert color_weight(torch.full_like(image[:, :1], 255)) is None
 
 
 def test_alpha_below_half_a_level_is_none():
@@ -193,7 +194,8 @@ def test_files_that_look_the_same_are_the_same(tmp_path, model, name):
         source = hidden_file(tmp_path / str(fill) / name, rgba)
         read.append(read_image(source))
         target = tmp_path / str(fill) / "out.png"
-        results = list(restore_files(model, [Job(source, target)], Settings(scale=2), lambda _: None))
+        settings = Settings(size=Size(value=2))
+        results = list(restore_files(model, [Job(source, target)], settings, lambda _: None))
         assert results[0][1] is None
         made.append(np.asarray(Image.open(target)))
     assert torch.equal(read[0].rgb, read[1].rgb)

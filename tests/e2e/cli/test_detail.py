@@ -11,6 +11,7 @@ from osediff_core.commands.options import restore_parser
 from osediff_core.commands.restore_files import Settings, restore_files
 from osediff_core.pictures.images import read_image
 from osediff_core.pictures.jobs import Job
+from osediff_core.sizes import Size
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def picture(tmp_path):
 def test_a_file_is_restored_with_the_detail_that_was_asked_for(model: OSEDiff, picture, tmp_path):
     made = {}
     for detail in (0.5, 1.0):
-        job, settings = Job(picture, tmp_path / "out.png"), Settings(scale=2, detail=detail)
+        job, settings = Job(picture, tmp_path / "out.png"), Settings(size=Size(value=2), detail=detail)
         assert list(restore_files(model, [job], settings, lambda job: None)) == [(job, None)]
         made[detail] = read_image(tmp_path / "out.png").rgb.float() / 255
         wanted = restore(model, read_image(picture).rgb, scale=2, detail=detail)
