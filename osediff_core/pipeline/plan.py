@@ -156,7 +156,9 @@ def make_plan(
     beside = OVERHEAD + kept + VAE_COPIES * copy
     # Beside a half of the VAE lie pictures, on the device or on the host; and what is free on either.
     there_or_not = {True: (beside, 0), False: (OVERHEAD, beside + results)}
-    encoding, decoding = (partial(by, model.vae, down * f, across * f) for by in (encode_bytes, decode_bytes))
+    encoding, decoding = (
+        partial(by, model.vae, down * f, across * f, device=device) for by in (encode_bytes, decode_bytes)
+    )
     free = device_free, host_free
 
     decode = _vae_plans(decoding, ways, there_or_not[True], free)
@@ -216,7 +218,7 @@ def unet_bytes(unet: UNet, height: int, width: int) -> int:
     """Return how many bytes the UNet takes beside its weights for one latent tile of that size."""
     first, attends = unet.conv_in, unet.config.down_block_types[0] == "CrossAttnDownBlock2D"
     values = ATTENDING_VALUES if attends else PLAIN_VALUES
-    return int(values * first.out_channels * height * width * first.weight.element_size())
+    return int(values * first.out_channels * height * width * unet.dtype.itemsize)
 
 
 def _tiles(

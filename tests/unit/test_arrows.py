@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 from pathlib import Path
@@ -148,3 +149,40 @@ def test_requirements_are_the_runtime_dependencies():
     assert not [d for d in declared if re.search(r"[<=~]=|<", d.replace(">=", ""))], (
         "floors only, no upper pins"
     )
+    assert _moved(declared, COMFYUI_FLOORS) == []
+
+
+# What the requirements.txt of ComfyUI 0.3.64, the oldest that is supported, has of what we import.
+COMFYUI_FLOORS = ["numpy>=1.25.0", "transformers>=4.37.2", "safetensors>=0.4.2", "Pillow", "tqdm"]
+
+
+def _moved(ours: list[str], theirs: list[str]) -> list[str]:
+    """What of our requirements would bring or move a package where theirs are met already."""
+    floors = dict(_floor(line) for line in theirs)
+    asked = {line: _floor(line) for line in ours}
+    return [line for line, (name, floor) in asked.items() if name not in floors or floor > floors[name]]
+
+
+def _floor(requirement: str) -> tuple[str, tuple[int, ...]]:
+    name, _, version = re.split(r"\s*[;#]", requirement)[0].strip().partition(">=")
+    numbers = [int(part) for part in version.split(".") if part]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return re.split(r"[=~<>!]", name)[0].strip().lower(), tuple(numbers)
+
+
+def test_our_requirements_move_nothing_in_the_comfyui_that_is_here():
+    """COMFYUI_PATH names one; the one above is what is held without it."""
+    place = os.environ.get("COMFYUI_PATH")
+    if not place:
+        pytest.skip("set COMFYUI_PATH to compare with its requirements.txt")
+    lines = (Path(place) / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    theirs = [line for line in lines if line.strip() and not line.startswith("#")]
+    ours = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert len(theirs) > 20
+    assert _moved([line for line in ours if line and not line.startswith("#")], theirs) == []
+
+
+@pytest.mark.parametrize("line", ["diffusers", "transformers>=4.40", "pillow>=10.3", "huggingface_hub>=0.25"])
+def test_the_check_sees_what_would_move(line):
+    assert _moved([line], COMFYUI_FLOORS) == [line]
