@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .apply import OSEDiffApply
 from .dape import OSEDiffDAPELoader, OSEDiffDAPEPrompt
 from .decode import OSEDiffDecode
 from .denoise import OSEDiffDenoise
@@ -31,6 +32,7 @@ class OSEDiffExtension(ComfyExtension):
             OSEDiffDenoise,
             OSEDiffDecode,
             OSEDiffUpscale,
+            OSEDiffApply,
         ]
 
 

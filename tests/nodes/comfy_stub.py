@@ -78,6 +78,8 @@ TYPES = {
     "Image": ("IMAGE", Input),
     "Latent": ("LATENT", Input),
     "Conditioning": ("CONDITIONING", Input),
+    "Model": ("MODEL", Input),
+    "Vae": ("VAE", Input),
 }
 
 
@@ -226,6 +228,7 @@ class Comfy:
         """The stand-ins by module name."""
         found = {
             "comfy": {},
+            "comfy.lora": {},
             "comfy.model_management": self._model_management(),
             "comfy.model_patcher": {"ModelPatcher": ModelPatcher},
             "comfy.ops": {"pick_operations": lambda weight_dtype, compute_dtype: layers()},

@@ -22,6 +22,7 @@ SIGNATURES = {
     "OSEDiffDenoise": ("model latent conditioning tile overlap detail", "LATENT"),
     "OSEDiffDecode": ("model latent reference color", "IMAGE"),
     "OSEDiffUpscale": ("model image scale prompt color tile detail dape", "IMAGE STRING"),
+    "OSEDiffApply": ("model vae weights tile", "MODEL VAE"),
 }
 
 

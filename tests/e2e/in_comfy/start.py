@@ -14,7 +14,7 @@ from types import ModuleType
 
 COMFY, ROOT = Path(sys.argv[1]), Path(sys.argv[2])
 ARGUMENTS = sys.argv[3:]
-sys.argv = ["main.py", "--cpu"]
+sys.argv = ["main.py", "--cpu", "--use-pytorch-cross-attention"]
 sys.path[0] = str(COMFY)  # ComfyUI first: its nodes.py has the name of one of our folders
 
 import comfy.options  # noqa: E402
