@@ -13,6 +13,7 @@ from .dape import OSEDiffDAPELoader, OSEDiffDAPEPrompt
 from .decode import OSEDiffDecode
 from .denoise import OSEDiffDenoise
 from .encode import OSEDiffLQEncode, OSEDiffTextEncode
+from .exact import OSEDiffVAEDecodeExact, OSEDiffVAEEncodeExact
 from .loader import OSEDiffLoader
 from .paths import register_model_folder
 from .upscale import OSEDiffUpscale
@@ -33,6 +34,8 @@ class OSEDiffExtension(ComfyExtension):
             OSEDiffDecode,
             OSEDiffUpscale,
             OSEDiffApply,
+            OSEDiffVAEEncodeExact,
+            OSEDiffVAEDecodeExact,
         ]
 
 

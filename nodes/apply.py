@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..osediff_core.weights.checkpoint import read_checkpoint
 from .checks import one_of
 from .denoise import TILES, tile_input, tile_value
-from .native import check_model, patched_model, patched_vae, run_in_tiles, start_from_the_latent
+from .native import check_model, check_vae, patched_model, patched_vae, run_in_tiles, start_from_the_latent
 from .paths import DEMO, fingerprint, resolve, weights_paths
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class OSEDiffApply(io.ComfyNode):
     def execute(cls, model: ModelPatcher, vae: VAE, weights: str, tile: str) -> io.NodeOutput:
         """Clones; OSEDiffError for a MODEL or a VAE of another kind, or where the checkpoint misfits."""
         check_model(model)
+        check_vae(vae)
         if weights == MERGED:
             model = model.clone()
         else:

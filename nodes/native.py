@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from comfy.sd import VAE
 
 CONV_IN = "diffusion_model.input_blocks.0.0."
+LATENT_CHANNELS = 4
 TEXT_WIDTH = 1024  # what the UNet of Stable Diffusion 2 attends to
 OVERLAP = 32  # of the UNet's tiles, as published
 
@@ -49,6 +50,15 @@ def check_model(model: ModelPatcher) -> None:
         )
     if isinstance(model.get_model_object("model_sampling"), OneStep):
         raise OSEDiffError("this MODEL has OSEDiff on it already: connect the one from the loader")
+
+
+def check_vae(vae: VAE) -> None:
+    """Raise OSEDiffError for a VAE whose latents the UNet does not take."""
+    if vae.latent_channels != LATENT_CHANNELS:
+        raise OSEDiffError(
+            f"OSEDiff needs the VAE of Stable Diffusion 2.1-base, of {LATENT_CHANNELS} channels, got one of "
+            f"{vae.latent_channels}: connect that of the same checkpoint"
+        )
 
 
 def patched_model(model: ModelPatcher, checkpoint: Checkpoint) -> ModelPatcher:
@@ -134,7 +144,8 @@ def run_in_tiles(model: ModelPatcher, tile: str | int) -> None:
 
     def wrapper(apply_model: ApplyModel, args: dict[str, Any]) -> Tensor:
         x: Tensor = args["input"]
-        plan = UNetPlan(*x.shape[-2:], *tile_and_overlap(tile, OVERLAP))
+        side, overlap = tile_and_overlap(tile, OVERLAP)
+        plan = UNetPlan(x.shape[-2], x.shape[-1], side, overlap)
         if len(plan.boxes) > 1 and args["c"].get("control") is not None:
             raise OSEDiffError(
                 "a ControlNet cannot follow the UNet's tiles: set tile to off, or leave it out"

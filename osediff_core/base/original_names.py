@@ -15,13 +15,14 @@ looked at, and the results are views.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from ..weights.recognise import TEXT_2, UNET, VAE
 
 Names = dict[str, str]
+Thing = TypeVar("Thing")
 
 UNET_RESNET = {
     "in_layers.0": "norm1",
@@ -67,18 +68,18 @@ TEXT_ENDS = {
 
 def rename_unet(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of the UNet among those of a single file."""
-    return _renamed(_below(UNET, tensors), unet_names(config))
+    return renamed(_below(UNET, tensors), unet_names(config))
 
 
 def rename_vae(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of the VAE among those of a single file, its attention as linear layers."""
-    renamed = _renamed(_below(VAE, tensors), vae_names(config))
-    return {name: _linear(t) if ".attentions." in name else t for name, t in renamed.items()}
+    found = renamed(_below(VAE, tensors), vae_names(config))
+    return {name: _linear(t) if ".attentions." in name else t for name, t in found.items()}
 
 
 def rename_text_encoder(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of the text encoder among those of a single file."""
-    return _renamed(_separated(_below(TEXT_2, tensors)), text_encoder_names(config))
+    return renamed(_separated(_below(TEXT_2, tensors)), text_encoder_names(config))
 
 
 def unet_names(config: Mapping[str, Any]) -> Names:
@@ -153,16 +154,16 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
 
 
-def _renamed(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Return the tensors that a table knows, the longest of its entries that fits a name replaced."""
-    renamed = {}
-    for key, tensor in tensors.items():
+def renamed(things: Mapping[str, Thing], names: Names) -> dict[str, Thing]:
+    """Return what a table knows, tensors or layers, the longest of its entries that fits a name replaced."""
+    found = {}
+    for key, thing in things.items():
         known = key
         while known and known not in names:
             known = known.rpartition(".")[0]
         if known:
-            renamed[names[known] + key[len(known) :]] = tensor
-    return renamed
+            found[names[known] + key[len(known) :]] = thing
+    return found
 
 
 def _linear(tensor: Tensor) -> Tensor:

@@ -268,6 +268,17 @@ def _ways(vae: str | int, device: torch.device, spill: str | Path | None) -> lis
     return ways
 
 
+def plan_half(
+    measure: Measure, vae: str | int, device: torch.device, free: tuple[int | None, int | None]
+) -> list[VAEPlan]:
+    """Return how a half of a VAE may run by itself, from the first way that fits on.
+
+    measure: tells the bytes of its work. vae: as for `restore`. free: bytes there are on the device, and on
+    the host.
+    """
+    return _vae_plans(measure, _ways(vae, device, None), (OVERHEAD, OVERHEAD), free)
+
+
 def _vae_plans(
     measure: Measure,
     ways: Sequence[tuple[int | None, Store]],

@@ -21,6 +21,7 @@ NODES = (
     "Upscale",
     "Apply",
 )
+NODES += ("VAEEncodeExact", "VAEDecodeExact")
 OURS = [f"OSEDiff{name}" for name in NODES]
 WORKFLOWS = ["osediff_dape", "osediff_one_node", "osediff_steps"]
 

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+VAE = SimpleNamespace(latent_channels=4)
+
 
 class Sampling(torch.nn.Module):
     """As ComfyUI's own: a schedule in a buffer, and how sampling starts."""
@@ -95,17 +97,15 @@ def test_a_controlnet_is_refused_where_there_are_tiles_and_only_there(native, er
 )
 def test_models_of_another_kind_are_refused(nodes, error, model, said):
     with pytest.raises(error, match=said):
-        nodes["OSEDiffApply"].run(model=model, vae="a VAE", weights="none (merged)", tile="auto")
+        nodes["OSEDiffApply"].run(model=model, vae=VAE, weights="none (merged)", tile="auto")
 
 
 def test_what_goes_in_stays_as_it_is(nodes, native, error):
     model = Model()
     before = model.sampling
-    applied, vae = (
-        nodes["OSEDiffApply"].run(model=model, vae="a VAE", weights="none (merged)", tile="auto").args
-    )
+    applied, vae = nodes["OSEDiffApply"].run(model=model, vae=VAE, weights="none (merged)", tile="auto").args
     assert (vae, model.sampling is before, isinstance(applied.sampling, native.OneStep)) == (
-        "a VAE",
+        VAE,
         True,
         True,
     )
@@ -117,3 +117,9 @@ def test_the_demo_is_not_offered_for_it(nodes):
     weights = next(put for put in nodes["OSEDiffApply"].define_schema().inputs if put.id == "weights")
     assert weights.arguments["options"] == ["osediff.pkl", "none (merged)"]
     assert "is one of" in nodes["OSEDiffApply"].validate_inputs(weights="demo (comes with the pack)")
+
+
+def test_a_vae_of_other_latents_is_refused(nodes, error):
+    vae = SimpleNamespace(latent_channels=16)
+    with pytest.raises(error, match="got one of 16"):
+        nodes["OSEDiffApply"].run(model=Model(), vae=vae, weights="none (merged)", tile="auto")
