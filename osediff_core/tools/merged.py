@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ..base.network import empty_network, fill
 from ..base.original_names import ORIGINAL, in_original_names
 from ..errors import OSEDiffError
 from ..model import OSEDiff, check_merged, folding
+from ..network.config import UNetConfig, VAEConfig
 from ..weights.checkpoint import Checkpoint, read_checkpoint, save_tensors
 from ..whole_files import write_folder
 
@@ -99,7 +100,7 @@ def _plain_names(name: str, network: nn.Module) -> dict[str, Tensor]:
 def _settings(network: nn.Module) -> dict[str, Any]:
     """Return a network's settings under their names in config files."""
     config: Any = network.config
-    return asdict(config) if is_dataclass(config) and not isinstance(config, type) else config.to_dict()
+    return asdict(config) if isinstance(config, UNetConfig | VAEConfig) else config.to_dict()
 
 
 def _save(folder: Path, model: OSEDiff, schedule: Mapping[str, Any]) -> None:
