@@ -39,7 +39,7 @@ def set_up(extras: str) -> None:
         print(f"making a virtual environment in {VENV.name}", file=sys.stderr)
         venv.create(VENV, with_pip=True)
     if not can_import("torch"):
-        run("-m", "pip", "install", "--quiet", os.environ.get("OSEDIFF_TORCH", "torch>=2.4"))
+        run("-m", "pip", "install", "--quiet", os.environ.get("OSEDIFF_TORCH", "torch>=2.6"))
     ready = VENV / f"ready{extras}"
     if not ready.exists() or ready.stat().st_mtime < (ROOT / "pyproject.toml").stat().st_mtime:
         run("-m", "pip", "install", "--quiet", "--editable", f".{extras}")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .apply import OSEDiffApply
 from .dape import OSEDiffDAPELoader, OSEDiffDAPEPrompt
 from .decode import OSEDiffDecode
 from .denoise import OSEDiffDenoise
 from .encode import OSEDiffLQEncode, OSEDiffTextEncode
+from .exact import OSEDiffVAEDecodeExact, OSEDiffVAEEncodeExact
 from .loader import OSEDiffLoader
 from .paths import register_model_folder
 from .upscale import OSEDiffUpscale
@@ -31,6 +33,9 @@ class OSEDiffExtension(ComfyExtension):
             OSEDiffDenoise,
             OSEDiffDecode,
             OSEDiffUpscale,
+            OSEDiffApply,
+            OSEDiffVAEEncodeExact,
+            OSEDiffVAEDecodeExact,
         ]
 
 

@@ -22,7 +22,7 @@ from ..osediff_core.prompts.text import (
 )
 from .errors import in_a_sentence
 from .images import split_image
-from .managed import Managed, choose_dtype
+from .managed import ManagedWhole, choose_dtype
 from .paths import NO_TAGGER, fingerprint, resolve, tagger_paths, vocabulary_folder
 from .progress import progress_bar, say
 
@@ -36,7 +36,7 @@ FOLDED = "none (in the tagger's file, or plain RAM)"
 WORKING_MEMORY = 256 * 2**20
 
 
-class ManagedTagger(Managed):
+class ManagedTagger(ManagedWhole):
     """A tagger, managed: what travels on an OSEDIFF_DAPE wire."""
 
     def __init__(self, tagger: Tagger) -> None:

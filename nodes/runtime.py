@@ -6,11 +6,24 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from comfy import model_management
+from torch import nn
 
 from ..osediff_core.model import OSEDiff, Part
+from ..osediff_core.network.unet import UNet
+from ..osediff_core.network.vae import VAE
 from ..osediff_core.pipeline.runtime import Runtime
-from .managed import ManagedModel
+from .managed import Managed, ManagedModel, in_float32
 from .progress import progress_bar, say
+
+
+def free_beside(owner: Managed) -> int:
+    """The bytes for the work of what is managed, once it is on its device and other models have made way."""
+    free = int(model_management.get_free_memory(owner.device))
+    if owner.device.type == "cpu":  # where models make way to where they are
+        return free
+    there = [each for each in model_management.loaded_models() if each is not None]  # None: it is gone
+    loaded = [each for each in there if each.load_device == owner.device]
+    return free + sum(each.loaded_size() for each in loaded) - owner.size
 
 
 class ComfyRuntime(Runtime):
@@ -31,18 +44,17 @@ class ComfyRuntime(Runtime):
 
     def free_beside(self, model: OSEDiff, part: Part) -> int:
         """The bytes for a part's work once the part is on its device, and other models have made way."""
-        owner = self._model.owner(part)
-        free = self.free_memory(owner.device)
-        if owner.device.type == "cpu":  # where models make way to where they are
-            return free
-        there = [each for each in model_management.loaded_models() if each is not None]  # None: it is gone
-        loaded = [each for each in there if each.load_device == owner.device]
-        return free + sum(each.loaded_size() for each in loaded) - owner.size
+        return free_beside(self._model.owner(part))
 
-    def load(self, model: OSEDiff, part: Part, needed: int) -> AbstractContextManager[object]:
-        """Bring a part to its device, with room for its work; it stays until ComfyUI needs the memory."""
-        self._model.owner(part).move_in(needed)
-        return nullcontext()
+    def load(self, model: OSEDiff, part: Part, needed: int) -> AbstractContextManager[torch.device]:
+        """Have a part ready on its device, with room for its work, until ComfyUI needs the memory."""
+        owner = self._model.owner(part)
+        owner.move_in(needed)
+        return nullcontext(owner.device)
+
+    def in_float32(self, module: nn.Module) -> AbstractContextManager[object]:
+        """Let ComfyUI's layers cast their weights, which are where ComfyUI has put them, as they run."""
+        return in_float32(module) if isinstance(module, UNet | VAE) else super().in_float32(module)
 
     def show_plan(self, plan: object) -> None:
         """Show what will be done on the node."""

@@ -96,11 +96,11 @@ class OSEDiff(nn.Module):
             )
         device = resolve_device(device)
         dtype = resolve_dtype(dtype, device)
-        _check_merged(base, weights, strength)
+        check_merged(base, weights, strength)
         checkpoint = None if weights is None else read_checkpoint(weights)
 
         def edit(name: str, network: nn.Module) -> Change | None:
-            return None if checkpoint is None else _folding(name, network, checkpoint, strength)
+            return None if checkpoint is None else folding(name, network, checkpoint, strength)
 
         home = torch.device("cpu") if offload == "parts" else device
         parts = load_base(base, dtype, home, edit, vocabulary=vocabulary)
@@ -221,7 +221,7 @@ def _sources(base: str | Path | None, weights: str | Path | None) -> tuple[str |
     return DEMO_BASE, DEMO_WEIGHTS
 
 
-def _check_merged(base: str | Path, weights: Path | None, strength: float) -> None:
+def check_merged(base: str | Path, weights: Path | None, strength: float) -> None:
     """Refuse to fold anything into a base that has its checkpoint in it already."""
     merged = read_marker(locate(base))
     if merged is not None and (weights is not None or strength != 1):
@@ -231,7 +231,7 @@ def _check_merged(base: str | Path, weights: Path | None, strength: float) -> No
         )
 
 
-def _folding(name: str, network: nn.Module, checkpoint: Checkpoint, strength: float) -> Change:
+def folding(name: str, network: nn.Module, checkpoint: Checkpoint, strength: float) -> Change:
     """Return what folds the checkpoint's LoRA for "unet" or "vae" into a tensor of that network."""
     tensors = checkpoint.unet if name == "unet" else checkpoint.vae
     scale = checkpoint.scale_unet if name == "unet" else checkpoint.scale_vae

@@ -64,7 +64,7 @@ def figures(monkeypatch):
     """
     from osediff_core.pipeline import plan
 
-    def needs(vae, height, width, piece, keep):
+    def needs(vae, height, width, piece, keep, device):
         if piece is None:
             return 10 * 2**30, 0
         working, kept = 2**30 * piece**2 // 256**2, 4 * 2**30

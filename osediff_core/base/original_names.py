@@ -9,19 +9,22 @@ and transformers' folders.
 
 A table has the beginnings of names, whole modules or layers, and what replaces them. What no entry fits is
 left out: moving averages, schedules and losses of the training, layers that are not run. Values are never
-looked at, and the results are views.
+looked at, and the results are views. `in_original_names` goes the other way by the same tables.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from ..weights.recognise import TEXT_2, UNET, VAE
 
 Names = dict[str, str]
+Thing = TypeVar("Thing")
 
 UNET_RESNET = {
     "in_layers.0": "norm1",
@@ -58,6 +61,7 @@ TEXT_LAYER = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
+THIRD = re.compile(r"\.([qkv])_proj\.(weight|bias)$")
 TEXT_ENDS = {
     "token_embedding": "embeddings.token_embedding",
     "positional_embedding": "embeddings.position_embedding.weight",
@@ -67,18 +71,18 @@ TEXT_ENDS = {
 
 def rename_unet(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of the UNet among those of a single file."""
-    return _renamed(_below(UNET, tensors), unet_names(config))
+    return renamed(_below(UNET, tensors), unet_names(config))
 
 
 def rename_vae(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of the VAE among those of a single file, its attention as linear layers."""
-    renamed = _renamed(_below(VAE, tensors), vae_names(config))
-    return {name: _linear(t) if ".attentions." in name else t for name, t in renamed.items()}
+    found = renamed(_below(VAE, tensors), vae_names(config))
+    return {name: _linear(t) if ".attentions." in name else t for name, t in found.items()}
 
 
 def rename_text_encoder(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of the text encoder among those of a single file."""
-    return _renamed(_separated(_below(TEXT_2, tensors)), text_encoder_names(config))
+    return renamed(_separated(_below(TEXT_2, tensors)), text_encoder_names(config))
 
 
 def unet_names(config: Mapping[str, Any]) -> Names:
@@ -130,6 +134,14 @@ def text_encoder_names(config: Mapping[str, Any]) -> Names:
     return names
 
 
+ORIGINAL = {
+    "unet": (UNET, unet_names),
+    "vae": (VAE, vae_names),
+    "text_encoder": (TEXT_2, text_encoder_names),
+}
+"""Of each part, how its names begin in a single file, and its table."""
+
+
 def _unet_level(blocks: Iterable[str], level: str, attends: bool) -> Names:
     """Return the table of the resnets of a level and, where it attends, of the attention after each."""
     names: Names = {}
@@ -153,16 +165,64 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
 
 
-def _renamed(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Return the tensors that a table knows, the longest of its entries that fits a name replaced."""
-    renamed = {}
-    for key, tensor in tensors.items():
+def in_original_names(
+    tensors: Mapping[str, Mapping[str, Tensor]], configs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Tensor]:
+    """Return the tensors of "unet", "vae" and "text_encoder", or of some of them, as a single file has them.
+
+    configs: as for `unet_names`, `vae_names` and `text_encoder_names`. A text encoder gets the last layer
+    that such files have and nothing runs, as one that adds nothing.
+    """
+    out: dict[str, Tensor] = {}
+    for part, weights in tensors.items():
+        prefix, names_of = ORIGINAL[part]
+        found = renamed(weights, reverse(names_of(configs[part])))
+        if part == "vae":
+            found = {name: _convolution(t) if ".attn_1." in name else t for name, t in found.items()}
+        if part == "text_encoder":
+            found = _with_a_last_layer(_stacked(found), configs[part]["num_hidden_layers"])
+        out |= {prefix + name: tensor for name, tensor in found.items()}
+    return out
+
+
+def reverse(names: Names) -> Names:
+    """Return the table that undoes a table."""
+    return {new: old for old, new in names.items()}
+
+
+def _convolution(tensor: Tensor) -> Tensor:
+    """Return the weight of a linear layer as that of a 1 x 1 convolution, and anything else as it is."""
+    return tensor[:, :, None, None] if tensor.ndim == 2 else tensor
+
+
+def _stacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return queries, keys and values in one tensor, as OpenCLIP has them."""
+    out = {key: tensor for key, tensor in tensors.items() if not THIRD.search(key)}
+    for key in tensors:
+        match = THIRD.search(key)
+        if match is not None and match[1] == "q":
+            thirds = [tensors[f"{key[: match.start()]}.{side}_proj.{match[2]}"] for side in "qkv"]
+            out[f"{key[: match.start()]}.in_proj_{match[2]}"] = torch.cat(thirds)
+    return out
+
+
+def _with_a_last_layer(tensors: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """Return the tensors and those of one more layer, which programs expect and do not use."""
+    last, own = f"transformer.resblocks.{layers - 1}.", f"transformer.resblocks.{layers}."
+    added = {own + key.removeprefix(last): t for key, t in tensors.items() if key.startswith(last)}
+    return {**tensors, **{key: torch.zeros_like(tensor) for key, tensor in added.items()}}
+
+
+def renamed(things: Mapping[str, Thing], names: Names) -> dict[str, Thing]:
+    """Return what a table knows, tensors or layers, the longest entry that fits a name replaced."""
+    found = {}
+    for key, thing in things.items():
         known = key
         while known and known not in names:
             known = known.rpartition(".")[0]
         if known:
-            renamed[names[known] + key[len(known) :]] = tensor
-    return renamed
+            found[names[known] + key[len(known) :]] = thing
+    return found
 
 
 def _linear(tensor: Tensor) -> Tensor:

@@ -15,8 +15,15 @@ from .console import DONE, CommandError, answer, command_parser, note
 if TYPE_CHECKING:
     from ..weights.checkpoint import Checkpoint
 
-SUFFIX_OF = {"osediff": (".safetensors",), "published": (".pkl", ".pt", ".pth", ".bin")}
-LAYOUTS = ("osediff", "published", "comfyui", "merged")
+SUFFIX_OF = {
+    "osediff": (".safetensors",),
+    "published": (".pkl", ".pt", ".pth", ".bin"),
+    "checkpoint": (".safetensors",),
+    "vae": (".safetensors",),
+}
+LAYOUTS = ("osediff", "published", "comfyui", "merged", "checkpoint", "vae")
+MERGING = {"merged": (), "checkpoint": ("unet", "vae", "text_encoder"), "vae": ("vae",)}
+"""Layouts that hold the base; and of those in one file, which parts of it."""
 EPILOG = """\
 layouts:
   osediff    one .safetensors file of this project, with rank, alpha and how it was trained
@@ -24,7 +31,9 @@ layouts:
   comfyui    a folder with two files: a LoRA of the UNet for ComfyUI's LoraLoader (models/loras), and patches
              for the encoder of its VAE (models/osediff). With --base the LoRA follows LoraLoader's strength
              in every layer; without it conv_in, which is trained in full, is set whatever the strength
-  merged     a folder: the base of --base with the checkpoint folded in, which loads by itself"""
+  merged     a folder: the base of --base with the checkpoint folded in, which loads by itself
+  checkpoint the same in one file, for ComfyUI's Load Checkpoint (models/checkpoints)
+  vae        its VAE alone, for ComfyUI's Load VAE (models/vae)"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,8 +65,11 @@ def _convert(args: argparse.Namespace) -> int:
 
     checkpoint = read_checkpoint(source)
     sweep(target.parent)
-    write = {"osediff": _osediff, "published": _published, "comfyui": _comfyui, "merged": _merged}[layout]
-    write(checkpoint, target, args)
+    if layout in MERGING:
+        _merged(layout, target, args)
+    else:
+        write = {"osediff": _osediff, "published": _published, "comfyui": _comfyui}[layout]
+        write(checkpoint, target, args)
     return DONE
 
 
@@ -75,10 +87,10 @@ def _check(layout: str, target: Path, args: argparse.Namespace) -> None:
     suffixes = SUFFIX_OF.get(layout)
     if suffixes is not None and target.suffix not in suffixes:
         raise CommandError(f"a file of the layout {layout} ends in {suffixes[0]}, got {target.name}")
-    if layout == "merged" and args.base is None:
+    if layout in MERGING and args.base is None:
         raise CommandError("a merged model needs the base that the checkpoint was trained on: give --base")
     for option in ("dtype", "strength", "vocabulary"):
-        if layout != "merged" and getattr(args, option) is not None:
+        if layout not in MERGING and getattr(args, option) is not None:
             raise CommandError(f"--{option} is for --to merged, and the layout {layout} has no use for it")
     if not target.parent.is_dir():
         raise CommandError(f"there is no folder {target.parent}: make it first")
@@ -145,16 +157,19 @@ def _comfyui(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> 
         note("without --base, conv_in is set whatever the strength in LoraLoader: use strength 1")
 
 
-def _merged(checkpoint: Checkpoint, target: Path, args: argparse.Namespace) -> None:
+def _merged(layout: str, target: Path, args: argparse.Namespace) -> None:
     from ..base.load import TYPES
-    from ..tools.merged import write_merged
+    from ..tools.merged import write_merged, write_single
 
-    write_merged(
-        target,
-        args.base,
-        args.source,
-        strength=1.0 if args.strength is None else args.strength,
-        dtype=TYPES[args.dtype or "float16"],
-        vocabulary=args.vocabulary,
-    )
+    strength = 1.0 if args.strength is None else args.strength
+    dtype = TYPES[args.dtype or "float16"]
+    if layout != "merged":
+        parts = MERGING[layout]
+        write_single(target, args.base, args.source, parts=parts, strength=strength, dtype=dtype)
+        place = "models/checkpoints" if layout == "checkpoint" else "models/vae"
+        note(f"wrote {target}: put it into {place}; the licence of {args.base} goes with it")
+        if layout == "checkpoint":
+            note("then OSEDiff Apply (native) with weights none, and KSampler with 1 step and cfg 1")
+        return
+    write_merged(target, args.base, args.source, strength=strength, dtype=dtype, vocabulary=args.vocabulary)
     note(f"wrote {target}: a base that needs no weights; the licence of {args.base} goes with it")

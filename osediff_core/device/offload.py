@@ -20,8 +20,8 @@ def check_offload(offload: str) -> None:
 
 
 @contextmanager
-def resident(device: torch.device, *modules: nn.Module | None) -> Iterator[None]:
-    """Have `modules` on `device` inside.
+def resident(device: torch.device, *modules: nn.Module | None) -> Iterator[torch.device]:
+    """Have `modules` on `device` inside, and yield it.
 
     Nothing is copied back: weights do not change at inference, so those in the host's memory are kept and
     put in place again, whatever happens inside.
@@ -34,7 +34,7 @@ def resident(device: torch.device, *modules: nn.Module | None) -> Iterator[None]
     try:
         for store in stores:
             store.update({name: _moved(tensor, device) for name, tensor in store.items()})
-        yield
+        yield device
     finally:
         for store, home in zip(stores, at_home, strict=True):
             store.update(home)

@@ -22,6 +22,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, ops: Ops = nn) -> None:
         super().__init__()
         self.config = config
+        self.computes_in: torch.dtype | None = None
         widths, layers, groups = config.block_out_channels, config.layers_per_block, config.norm_num_groups
         last = len(widths) - 1
         self.conv_in = ops.Conv2d(config.in_channels, widths[0], 3, padding=1)
@@ -45,8 +46,11 @@ class UNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in; its end may have more precision."""
-        return self.conv_in.weight.dtype
+        """What it computes in; its end may have more precision.
+
+        That of its weights, unless `computes_in` says another: then its layers cast them when they run.
+        """
+        return self.computes_in or self.conv_in.weight.dtype
 
     def forward(self, z_t: Tensor, t: Tensor, prompt_embeds: Tensor) -> Tensor:
         """Return the noise eps (B, C, h, w) in z_t (B, C, h, w), any h and w, at timesteps t (B,).

@@ -126,6 +126,7 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig, ops: Ops = nn) -> None:
         super().__init__()
         self.config, latents = config, config.latent_channels
+        self.computes_in: torch.dtype | None = None
         self.encoder = Half(config, config.in_channels, 2 * latents, False, ops)
         self.decoder = Half(config, latents, config.out_channels, True, ops)
         self.quant_conv = ops.Conv2d(2 * latents, 2 * latents, 1) if config.use_quant_conv else None
@@ -133,8 +134,8 @@ class VAE(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
-        return self.encoder.conv_in.weight.dtype
+        """What it computes in: as its weights, unless `computes_in` says another, and its layers cast."""
+        return self.computes_in or self.encoder.conv_in.weight.dtype
 
     def encoder_stages(self) -> list[Stage]:
         """Return the steps from images (B, 3, H, W) in [-1, 1] to moments (B, 2 C, h, w)."""

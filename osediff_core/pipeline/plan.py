@@ -162,7 +162,9 @@ def make_plan(
     beside = OVERHEAD + kept + VAE_COPIES * copy
     # Beside a half of the VAE lie pictures, on the device or on the host; and what is free on either.
     there_or_not = {True: (beside, 0), False: (OVERHEAD, beside + results)}
-    encoding, decoding = (partial(by, model.vae, down * f, across * f) for by in (encode_bytes, decode_bytes))
+    encoding, decoding = (
+        partial(by, model.vae, down * f, across * f, device=device) for by in (encode_bytes, decode_bytes)
+    )
     free = device_free, host_free
 
     decode = _vae_plans(decoding, ways, there_or_not[True], free)
@@ -236,7 +238,7 @@ def _tiles(
     plan, first = UNetPlan(height, width, side, overlap), model.unet.conv_in
     attends = model.unet.config.down_block_types[0] == "CrossAttnDownBlock2D"
     values = (ATTENDING_VALUES if attends else PLAIN_VALUES) * first.out_channels  # of a latent pixel
-    each = int(values * plan.boxes[0].height * plan.boxes[0].width * first.weight.element_size())
+    each = int(values * plan.boxes[0].height * plan.boxes[0].width * model.unet.dtype.itemsize)
     most = 1
     if device != CPU and free is not None:
         most = max(1, min(MOST_TILES, len(plan.boxes), int(SHARE * free) // each))
@@ -268,6 +270,17 @@ def _ways(vae: str | int, device: torch.device, spill: str | Path | None) -> lis
         piece = max(piece // 2, LEAST_PIECE)
         ways.append((piece, ways[-1][1]))
     return ways
+
+
+def plan_half(
+    measure: Measure, vae: str | int, device: torch.device, free: tuple[int | None, int | None]
+) -> list[VAEPlan]:
+    """Return how a half of a VAE may run by itself, from the first way that fits on.
+
+    measure: tells the bytes of its work. vae: as for `restore`. free: bytes there are on the device, and on
+    the host.
+    """
+    return _vae_plans(measure, _ways(vae, device, None), (OVERHEAD, OVERHEAD), free)
 
 
 def _vae_plans(

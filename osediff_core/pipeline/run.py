@@ -169,12 +169,13 @@ def encode(model: OSEDiff, x: Tensor, plan: Plan, runtime: Runtime) -> Tensor:
         if how.piece is None:
             moments = run_whole(model.encoder_layers(), x.to(device), runtime.on_step)  # (1, 2 C, h, w)
         else:
-            moments = encode_in_pieces(model.vae, x, piece=how.piece, keep=how.keep, on_step=runtime.on_step)
+            moments = encode_in_pieces(
+                model.vae, x, piece=how.piece, keep=how.keep, on_step=runtime.on_step, device=device
+            )
         return model.scaled(moments)  # (1, C, h, w)
 
     out, runtime.total = [], max(runtime.total, runtime.done + len(x) * plan.encode_steps)
-    with runtime.load(model, model.encoder_part, plan.encode[0].device_bytes):
-        device = model.vae.encoder.conv_in.weight.device
+    with runtime.load(model, model.encoder_part, plan.encode[0].device_bytes) as device:
         for image in x.split(1):
             runtime.expect(plan.encode_steps)
             attempts = partial(first_that_fits, plan.encode, partial(run, image))
@@ -196,12 +197,12 @@ def denoise(
     check_embeds(prompt_embeds, len(z))
     tiles = len(plan.denoise[0].boxes)
     out, runtime.total = [], max(runtime.total, runtime.done + len(z) * tiles)
-    with runtime.load(model, (model.unet,), plan.unet_bytes):
-        prompt_embeds = prompt_embeds.to(model.device, model.unet.dtype).expand(len(z), -1, -1)
+    with runtime.load(model, (model.unet,), plan.unet_bytes) as device:
+        prompt_embeds = prompt_embeds.to(device, model.unet.dtype).expand(len(z), -1, -1)
         for one, embeds in zip(z.split(1), prompt_embeds.split(1), strict=True):
             runtime.expect(tiles)
             # UNet and closed form must see one rounded latent: the latter amplifies a difference 15 times.
-            z_lq = one.to(model.device, model.unet.dtype)  # (1, C, h, w)
+            z_lq = one.to(device, model.unet.dtype)  # (1, C, h, w)
             predict = partial(model.predict_noise, prompt_embeds=embeds)
             blended = partial(predict_in_tiles, predict, z_lq, runtime.on_step)
             # Asked once for all tiles: a question to the device waits until it has done what it was given.
@@ -223,13 +224,12 @@ def decode(model: OSEDiff, z: Tensor, plan: Plan, runtime: Runtime) -> Tensor:
             image = run_whole(model.decoder_layers(), unscaled.to(device), runtime.on_step)  # (1, 3, H, W)
         else:
             image = decode_in_pieces(
-                model.vae, unscaled, piece=how.piece, keep=how.keep, on_step=runtime.on_step
+                model.vae, unscaled, piece=how.piece, keep=how.keep, on_step=runtime.on_step, device=device
             )
         return image.float().div_(2).add_(0.5)  # not clamped yet, which would hide an infinity
 
     out, runtime.total = [], max(runtime.total, runtime.done + len(z) * plan.decode_steps)
-    with runtime.load(model, model.decoder_part, plan.decode[0].device_bytes):
-        device = model.vae.decoder.conv_in.weight.device
+    with runtime.load(model, model.decoder_part, plan.decode[0].device_bytes) as device:
         for latent in z.split(1):
             runtime.expect(plan.decode_steps)
             attempts = partial(first_that_fits, plan.decode, partial(run, latent))

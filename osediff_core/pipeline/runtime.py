@@ -48,9 +48,14 @@ class Runtime:
         free = self.free_memory(model.device)
         return free if free is None or model.offload_to is None else free - weight_bytes(part)
 
-    def load(self, model: OSEDiff, part: Part, needed: int) -> AbstractContextManager[object]:
-        """Return a context in which a part of the model is on its device; needed: bytes of its work."""
-        return nullcontext() if model.offload_to is None else resident(model.offload_to, *part)
+    def load(self, model: OSEDiff, part: Part, needed: int) -> AbstractContextManager[torch.device]:
+        """Return a context in which a part of the model is ready on a device, which it gives.
+
+        needed: bytes of its work.
+        """
+        if model.offload_to is not None:
+            return resident(model.offload_to, *part)
+        return nullcontext(next(p.device for m in part if m is not None for p in m.parameters()))
 
     # ---- progress and cancel -----------------------------------------------------------------------
 
@@ -82,6 +87,10 @@ class Runtime:
         finally:
             self._notes = None
 
+    def in_float32(self, module: nn.Module) -> AbstractContextManager[object]:
+        """Return a context in which a part of the model computes in float32."""
+        return converted(module, torch.float32)
+
     def finite(self, name: str, module: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
         """Return what `compute` gives, once more in float32 if it is not finite, or raise OSEDiffError."""
         out = compute()
@@ -94,11 +103,8 @@ class Runtime:
         kind = str(dtype).removeprefix("torch.")
         if dtype != torch.float32:
             logger.warning("the %s is not finite in %s; computing it once more in float32", name, kind)
-            _convert(module, torch.float32)
-            try:
+            with self.in_float32(module):
                 out = compute()
-            finally:
-                _convert(module, dtype)
             if out.isfinite().all():
                 return out
             kind += " nor in float32"
@@ -113,7 +119,15 @@ def weight_bytes(modules: Sequence[nn.Module | None]) -> int:
     return sum(p.numel() * p.element_size() for module in there for p in module.parameters())
 
 
-def _convert(module: nn.Module, dtype: torch.dtype) -> None:
+@contextmanager
+def converted(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Have the weights of a module in another number format inside, and rounded to their own after it."""
+    own = next(module.parameters()).dtype
     # Made in inference mode, weights could never be trained again.
     with torch.inference_mode(False):
         convert(module, dtype)
+    try:
+        yield
+    finally:
+        with torch.inference_mode(False):
+            convert(module, own)

@@ -7,13 +7,14 @@ multiplied by. docs/weights.md describes both files.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..base import sd21
+from ..base.original_names import renamed, reverse, vae_names
 from ..errors import OSEDiffError
 from ..lora import A, B, lora_delta
 from ..weights.checkpoint import Checkpoint, save_tensors, tensor_writer
@@ -24,16 +25,7 @@ UNET_FORMAT, VAE_FORMAT, EXPORT_VERSION = "osediff-comfyui-unet", "osediff-comfy
 CONV_IN_BIAS = "diffusion_model.input_blocks.0.0.bias.set_weight"
 """A bias is reached under ComfyUI's own name for it: its short names are those of weights."""
 
-_VAE_NAMES = (
-    (r"\bdown_blocks\.(\d+)\.resnets\.(\d+)\b", r"down.\1.block.\2"),
-    (r"\bdown_blocks\.(\d+)\.downsamplers\.0\b", r"down.\1.downsample"),
-    (r"\bmid_block\.resnets\.0\b", "mid.block_1"),
-    (r"\bmid_block\.resnets\.1\b", "mid.block_2"),
-    (r"\bmid_block\.attentions\.0\b", "mid.attn_1"),
-    (r"\bconv_shortcut$", "nin_shortcut"),
-    (r"\bto_([qkv])$", r"\1"),
-    (r"\bto_out\.0$", "proj_out"),
-)
+_VAE_NAMES = reverse(vae_names(sd21.VAE))
 
 
 def write_unet_lora(
@@ -115,9 +107,7 @@ def vae_patch(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def vae_name(module: str) -> str:
     """Return what ComfyUI calls a module of diffusers' VAE encoder."""
-    for pattern, name in _VAE_NAMES:
-        module = re.sub(pattern, name, module)
-    return module
+    return next(iter(renamed({module: None}, _VAE_NAMES)), module)
 
 
 def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:

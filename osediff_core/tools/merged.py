@@ -1,20 +1,25 @@
-"""A base with a checkpoint folded in for good: one folder, which loads without any LoRA work."""
+"""A base with a checkpoint folded in for good: a folder, or one file for ComfyUI's own loaders."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from ..base.folder import write_network
-from ..base.load import read_schedule
-from ..base.marker import write_marker
+from ..base.load import find_parts, read_schedule
+from ..base.marker import marked, write_marker
+from ..base.network import empty_network, fill
+from ..base.original_names import ORIGINAL, in_original_names
 from ..errors import OSEDiffError
-from ..model import OSEDiff
-from ..weights.checkpoint import Checkpoint, read_checkpoint
+from ..model import OSEDiff, check_merged, folding
+from ..network.config import UNetConfig, VAEConfig
+from ..weights.checkpoint import Checkpoint, read_checkpoint, save_tensors
 from ..whole_files import write_folder
 
 if TYPE_CHECKING:
@@ -51,6 +56,51 @@ def write_merged(
         write_marker(folder, about)
 
     write_folder(out, write)
+
+
+def write_single(
+    out: str | Path,
+    base: str | Path,
+    weights: str | Path,
+    *,
+    parts: Sequence[str] = ("unet", "vae", "text_encoder"),
+    strength: float = 1.0,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write parts of `base` with `weights` folded in as one file, in the names that ComfyUI's loaders know.
+
+    All three are a checkpoint, for its Load Checkpoint; the VAE alone is one for its Load VAE. LoRA is folded
+    in float32 and rounded once to `dtype`. Raises OSEDiffError if base or weights cannot be loaded.
+    """
+    check_merged(base, Path(weights), strength)
+    read_schedule(base)  # which must be one of noise
+    checkpoint = read_checkpoint(weights)
+    tensors, configs = {}, {}
+    for name, part in find_parts(base).items():
+        if name in parts:
+            network = empty_network(part)
+            change = None if name == "text_encoder" else folding(name, network, checkpoint, strength)
+            fill(network, part, change, lambda _name: dtype, "cpu")
+            tensors[name], configs[name] = _plain_names(name, network), _settings(network)
+    found = in_original_names(tensors, configs)
+    if len(parts) == 1:
+        found = {key.removeprefix(ORIGINAL[parts[0]][0]): tensor for key, tensor in found.items()}
+    about = _about(checkpoint, Path(weights), strength, dtype)
+    save_tensors(out, found, {**marked(about), "modelspec.prediction_type": "epsilon"})
+
+
+def _plain_names(name: str, network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights; those of a text encoder with "text_model.", which transformers 5.6 took out."""
+    weights, prefix = network.state_dict(), "text_model."
+    if name != "text_encoder" or any(key.startswith(prefix) for key in weights):
+        return weights
+    return {prefix + key: tensor for key, tensor in weights.items()}
+
+
+def _settings(network: nn.Module) -> dict[str, Any]:
+    """Return a network's settings under their names in config files."""
+    config: Any = network.config
+    return asdict(config) if isinstance(config, UNetConfig | VAEConfig) else config.to_dict()
 
 
 def _save(folder: Path, model: OSEDiff, schedule: Mapping[str, Any]) -> None:

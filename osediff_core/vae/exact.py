@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import OSEDiffError
 from ..network.vae import VAE, Stage
@@ -30,7 +30,13 @@ OnStep = Callable[[int], object]
 
 
 def encode_in_pieces(
-    vae: VAE, x: Tensor, *, piece: int = PIECE, keep: Store = None, on_step: OnStep | None = None
+    vae: VAE,
+    x: Tensor,
+    *,
+    piece: int = PIECE,
+    keep: Store = None,
+    on_step: OnStep | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Return the moments of the posterior of images (B, 3, H, W) in [-1, 1], (B, 2 C, h, w), on x's device.
 
@@ -38,34 +44,42 @@ def encode_in_pieces(
     computed at a time; its area counts, layers with more channels have smaller pieces. keep: where the
     activations of the whole image go: None to stay on the VAE's device, the CPU, or a folder for files that
     are mapped into memory. on_step(done) is called after every piece with the number of stages that are
-    done, and may raise to stop. Raises OSEDiffError for a piece below LEAST_PIECE.
+    done, and may raise to stop. device: where it computes, None for where the VAE's weights are. Raises
+    OSEDiffError for a piece below LEAST_PIECE.
     """
-    return _walk(vae.encoder_stages(), vae.encoder.conv_in, x, _values(vae, piece), keep, on_step)
+    return _walk(vae, vae.encoder_stages(), x, piece, keep, on_step, device)
 
 
 def decode_in_pieces(
-    vae: VAE, z: Tensor, *, piece: int = PIECE, keep: Store = None, on_step: OnStep | None = None
+    vae: VAE,
+    z: Tensor,
+    *,
+    piece: int = PIECE,
+    keep: Store = None,
+    on_step: OnStep | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Return the images (B, 3, H, W) in about [-1, 1] of unscaled latents (B, C, h, w), on z's device.
 
     The arguments are those of `encode_in_pieces`, the piece in image pixels too.
     """
-    return _walk(vae.decoder_stages(), vae.decoder.conv_in, z, _values(vae, piece), keep, on_step)
+    return _walk(vae, vae.decoder_stages(), z, piece, keep, on_step, device)
 
 
 @torch.no_grad()
 def _walk(
+    vae: VAE,
     stages: Sequence[Stage],
-    first: nn.Conv2d,
     x: Tensor,
-    values: int,
+    piece: int,
     keep: Store,
     on_step: OnStep | None,
+    device: torch.device | None,
 ) -> Tensor:
     """Run the stages one after the other and return the last one's result on x's device."""
-    device = first.weight.device
+    values, device = _values(vae, piece), device or vae.encoder.conv_in.weight.device
     with _strips(keep, device) as allocate:
-        activation = Activation(x.shape[-2], x.shape[-1], {0: x.to(first.weight.dtype)})
+        activation = Activation(x.shape[-2], x.shape[-1], {0: x.to(vae.dtype)})
         for done, stage in enumerate(stages):
             report = None if on_step is None else partial(on_step, done)
             activation = run_in_pieces(stage.layer, Sweeper(device, values, allocate, report), activation)

@@ -94,8 +94,10 @@ class Moments:
         scale = (var + norm.eps).rsqrt().expand_as(mean).flatten(1)  # (B, C)
         centre = group.expand_as(mean).flatten(1)
         if norm.affine:
-            scale = scale * norm.weight.float()
-            return scale[..., None, None], (norm.bias.float() - centre * scale)[..., None, None]
+            scale = scale * norm.weight.to(
+                scale
+            )  # which may lie elsewhere, as of a model that is not whole here
+            return scale[..., None, None], (norm.bias.to(scale) - centre * scale)[..., None, None]
         return scale[..., None, None], (-centre * scale)[..., None, None]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import torch
+
 from ..network.layers import Downsample, ResnetBlock, Upsample
 from ..network.vae import VAE, Layer, NormConv, SelfAttention, Stage
 from .attention import attention_bytes
@@ -20,20 +22,26 @@ STRIPS = 3  # how far an activation outlives the one that takes its place: the h
 Shape = tuple[int, int, int]  # channels, height, width
 
 
-def encode_bytes(vae: VAE, height: int, width: int, piece: int | None, keep: Store) -> tuple[int, int]:
+def encode_bytes(
+    vae: VAE, height: int, width: int, piece: int | None, keep: Store, device: torch.device | None = None
+) -> tuple[int, int]:
     """Return (bytes on the device, bytes kept elsewhere) that encoding one image of that size takes.
 
     Beside the weights and the image itself; an estimate from above. piece: in pixels, None for the whole at
-    once. keep: where activations go, None for the device.
+    once. keep: where activations go, None for the device. device: where it will run, None for where the VAE's
+    weights are.
     """
-    return _most(vae, vae.encoder_stages(), (vae.config.in_channels, height, width), piece, keep)
+    shape = vae.config.in_channels, height, width
+    return _most(vae, vae.encoder_stages(), shape, piece, keep, device)
 
 
-def decode_bytes(vae: VAE, height: int, width: int, piece: int | None, keep: Store) -> tuple[int, int]:
+def decode_bytes(
+    vae: VAE, height: int, width: int, piece: int | None, keep: Store, device: torch.device | None = None
+) -> tuple[int, int]:
     """Return the same for decoding an image of that size."""
     reduction = 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (vae.config.latent_channels, -(-height // reduction), -(-width // reduction))
-    return _most(vae, vae.decoder_stages(), shape, piece, keep)
+    return _most(vae, vae.decoder_stages(), shape, piece, keep, device)
 
 
 def piece_values(vae: VAE, piece: int) -> int:
@@ -41,11 +49,17 @@ def piece_values(vae: VAE, piece: int) -> int:
     return piece**2 * 2 * vae.config.block_out_channels[0]
 
 
-def _most(vae: VAE, stages: Iterable[Stage], shape: Shape, piece: int | None, keep: Store) -> tuple[int, int]:
+def _most(
+    vae: VAE,
+    stages: Iterable[Stage],
+    shape: Shape,
+    piece: int | None,
+    keep: Store,
+    device: torch.device | None,
+) -> tuple[int, int]:
     """Follow the shapes through the stages, and return the most that one of them takes."""
-    weight = vae.encoder.conv_in.weight
-    size, values = weight.element_size(), piece_values(vae, piece or PIECE)
-    elsewhere = keep is not None and keep != weight.device
+    size, values = vae.dtype.itemsize, piece_values(vae, piece or PIECE)
+    elsewhere = keep is not None and keep != (device or vae.encoder.conv_in.weight.device)
     exact = 0 if size >= 4 else 4 * EXACT_COPIES
     whole = working = kept = 0
     for _, layer in stages:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,21 @@ def comfy_path():
 def comfy_python():
     """The Python that has ComfyUI's requirements."""
     return os.environ.get("COMFYUI_PYTHON", sys.executable)
+
+
+@pytest.fixture(scope="session")
+def in_comfy(comfy_path, comfy_python, tmp_path_factory):
+    """A function that runs a script of in_comfy/ inside ComfyUI's Python, and gives what it printed."""
+
+    def run(script: str, *arguments: str, seconds: float = 600):
+        command = [comfy_python, str(Path(__file__).parent / "in_comfy" / f"{script}.py")]
+        command += [str(comfy_path), str(ROOT), *arguments]
+        folder = tmp_path_factory.mktemp(script)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=seconds)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OBJECT_INFO = ROOT / "tests" / "nodes" / "object_info.json"
 STOCK = ["LoadImage", "SaveImage", "PreviewImage"]
-NODES = ("Loader", "DAPELoader", "DAPEPrompt", "TextEncode", "LQEncode", "Denoise", "Decode", "Upscale")
+NODES = (
+    "Loader",
+    "DAPELoader",
+    "DAPEPrompt",
+    "TextEncode",
+    "LQEncode",
+    "Denoise",
+    "Decode",
+    "Upscale",
+    "Apply",
+)
+NODES += ("VAEEncodeExact", "VAEDecodeExact")
 OURS = [f"OSEDiff{name}" for name in NODES]
 WORKFLOWS = ["osediff_dape", "osediff_one_node", "osediff_steps"]
 
@@ -44,6 +55,8 @@ def test_the_committed_object_info_is_this_servers(server, comfy_server):
     cut["OSEDiffLoader"]["input"]["required"]["base"][1]["options"] = [comfy_server.DEMO]
     weights = cut["OSEDiffLoader"]["input"]["required"]["weights"][1]
     weights["options"] = [o for o in weights["options"] if not o.endswith((".safetensors", ".pkl"))]
+    apply = cut["OSEDiffApply"]["input"]["required"]["weights"][1]
+    apply["options"] = [o for o in apply["options"] if not o.endswith((".safetensors", ".pkl"))]
     tagger, dape = (cut["OSEDiffDAPELoader"]["input"]["required"][name][1] for name in ("tagger", "dape"))
     tagger["options"], dape["options"] = [comfy_server.TAGGER], dape["options"][:1]
     cut["LoadImage"]["input"]["required"]["image"][0] = ["example.png"]

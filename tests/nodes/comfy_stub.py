@@ -8,6 +8,7 @@ in a real server.
 
 from __future__ import annotations
 
+import copy
 import enum
 import importlib.machinery
 import os
@@ -77,6 +78,8 @@ TYPES = {
     "Image": ("IMAGE", Input),
     "Latent": ("LATENT", Input),
     "Conditioning": ("CONDITIONING", Input),
+    "Model": ("MODEL", Input),
+    "Vae": ("VAE", Input),
 }
 
 
@@ -161,7 +164,7 @@ class ModelPatcher:
     def __init__(self, model, load_device, offload_device, size=0, weight_inplace_update=False):
         self.model, self.load_device, self.offload_device = model, load_device, offload_device
         self.size = size
-        model.device = model.device or offload_device
+        model.device = getattr(model, "device", None) or offload_device
         if not hasattr(model, "model_loaded_weight_memory"):
             model.model_loaded_weight_memory = 0
 
@@ -173,6 +176,27 @@ class ModelPatcher:
     def loaded_size(self):
         """The bytes of those that are on the device now."""
         return self.model.model_loaded_weight_memory
+
+
+def layers() -> types.SimpleNamespace:
+    """Layers as ComfyUI's: they cast their weights to what they are given, if they are told to."""
+
+    def casting(kind: type[torch.nn.Module]) -> type[torch.nn.Module]:
+        class Casting(kind):
+            comfy_cast_weights = False
+
+            def forward(self, x):
+                if not self.comfy_cast_weights:
+                    return super().forward(x)
+                plain = copy.copy(self)
+                plain.__class__ = kind
+                cast = {name: parameter.to(x.dtype) for name, parameter in self.named_parameters()}
+                return torch.func.functional_call(plain, cast, x)
+
+        return Casting
+
+    kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
+    return types.SimpleNamespace(**{kind.__name__: casting(kind) for kind in kinds})
 
 
 class Comfy:
@@ -204,8 +228,10 @@ class Comfy:
         """The stand-ins by module name."""
         found = {
             "comfy": {},
+            "comfy.lora": {},
             "comfy.model_management": self._model_management(),
             "comfy.model_patcher": {"ModelPatcher": ModelPatcher},
+            "comfy.ops": {"pick_operations": lambda weight_dtype, compute_dtype: layers()},
             "comfy.utils": {"ProgressBar": self._progress_bar()},
             "comfy_api": {},
             "comfy_api.latest": {
@@ -225,7 +251,8 @@ class Comfy:
         cpu = torch.device("cpu")
 
         def load_models_gpu(models, memory_required=0, force_full_load=False) -> None:
-            self.loads.append((type(models[0].model.held).__name__, memory_required))
+            model = models[0].model
+            self.loads.append((type(getattr(model, "held", model)).__name__, memory_required))
             for patcher in models:
                 self.loaded = [ref for ref in self.loaded if ref() is not patcher]
                 self.loaded.insert(0, weakref.ref(patcher))
@@ -247,6 +274,7 @@ class Comfy:
             "get_free_memory": lambda device: self.free,
             "intermediate_device": lambda: cpu,
             "unet_dtype": unet_dtype,
+            "unet_manual_cast": lambda weight_dtype, inference_device, supported_dtypes=(): None,
             "load_models_gpu": load_models_gpu,
             "loaded_models": loaded_models,
             "throw_exception_if_processing_interrupted": self.throw_if_interrupted,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from types import SimpleNamespace
 
@@ -14,8 +15,8 @@ CARD = torch.device("cuda")
 
 
 def test_every_part_is_behind_a_patcher_of_its_own(stub, model):
-    held = [managed for managed in vars(model).values() if hasattr(managed, "_patcher")]
-    patchers = [managed._patcher for managed in held]
+    held = [managed for managed in vars(model).values() if hasattr(managed, "patcher")]
+    patchers = [managed.patcher for managed in held]
     assert all(isinstance(patcher, stub.ModelPatcher) for patcher in patchers)
     theirs = [id(parameter) for patcher in patchers for parameter in patcher.model.parameters()]
     assert sorted(theirs) == sorted(id(parameter) for parameter in model.idle.parameters())
@@ -169,10 +170,39 @@ def test_on_a_card_other_models_make_way(stub, model, comfy, surroundings):
     assert beside() == comfy.free + 10**6 - sizes[unet]
     load([elsewhere])
     assert beside() == comfy.free + 10**6 - sizes[unet]
-    load([managed.owner(unet)._patcher])  # then its weights are no more in what is free
+    load([managed.owner(unet).patcher])  # then its weights are no more in what is free
     assert beside() == comfy.free + 10**6
     here.model.model_loaded_weight_memory = 4 * 10**5  # some of it was moved out
     assert beside() == comfy.free + 4 * 10**5
+
+
+def test_what_overflows_is_computed_in_float32_and_the_weights_stay_where_comfyui_has_them(
+    pack, model, surroundings, comfy, caplog
+):
+    """Converting them would pull them from under ComfyUI, which may have pinned them, or moved half."""
+    managed = surroundings.ManagedModel(copy.deepcopy(model.idle))
+    unet, runtime = managed.idle.unet, surroundings.ComfyRuntime(managed)
+    sys.modules[f"{pack.__name__}.osediff_core.base.precision"].convert(unet, torch.float16)
+    places = [parameter.data_ptr() for parameter in unet.parameters()]
+    seen = []
+
+    def compute():
+        seen.append(unet.dtype)
+        z = torch.full((1, unet.config.in_channels, 8, 8), 7e4).to(unet.dtype)  # more than float16 has
+        embeds = torch.zeros(1, 5, unet.config.cross_attention_dim, dtype=unet.dtype)
+        return unet(z, torch.full((1,), 999), embeds)
+
+    with torch.inference_mode():
+        assert runtime.finite("predicted noise", unet, compute).isfinite().all()
+    assert seen == [torch.float16, torch.float32]
+    assert "once more in float32" in caplog.text
+    assert (unet.dtype, [parameter.data_ptr() for parameter in unet.parameters()]) == (torch.float16, places)
+
+
+def test_comfyui_finds_what_is_in_use_on_the_wires(model, stub):
+    """It asks `get_models` of what a node gives, or takes `patcher`."""
+    assert len({id(patcher) for patcher in model.get_models()}) == 3
+    assert all(isinstance(patcher, stub.ModelPatcher) for patcher in model.get_models())
 
 
 def test_a_model_that_is_gone_does_not_count(stub, model, comfy, surroundings):

@@ -22,6 +22,9 @@ SIGNATURES = {
     "OSEDiffDenoise": ("model latent conditioning tile overlap detail", "LATENT"),
     "OSEDiffDecode": ("model latent reference color", "IMAGE"),
     "OSEDiffUpscale": ("model image scale prompt color tile detail dape", "IMAGE STRING"),
+    "OSEDiffApply": ("model vae weights tile", "MODEL VAE"),
+    "OSEDiffVAEEncodeExact": ("pixels vae tile", "LATENT"),
+    "OSEDiffVAEDecodeExact": ("samples vae tile", "IMAGE"),
 }
 
 
@@ -41,7 +44,7 @@ def test_ids_inputs_and_outputs_are_for_ever(schemas):
 def test_everything_is_explained(schemas):
     for schema in schemas.values():
         schema.validate()
-        assert schema.display_name.startswith("OSEDiff ")
+        assert schema.display_name.startswith("OSEDiff ") or "(exact tiles)" in schema.display_name
         assert schema.category.split("/")[0] == "OSEDiff"
         assert len(schema.description) > 20
         for put in [*schema.inputs, *schema.outputs]:

@@ -169,7 +169,7 @@ def test_a_plan_takes_what_its_largest_part_takes(model, machine, monkeypatch, l
     """Where no part takes anything there are still the pictures, most of them while colours are matched."""
     for name in ("encode_bytes", "decode_bytes"):
         size = 7 * GIB if name == largest else 0
-        monkeypatch.setattr(planning, name, lambda *rest, size=size: (size, 0))
+        monkeypatch.setattr(planning, name, lambda *rest, size=size, **also: (size, 0))
     for name in ("ATTENDING_VALUES", "PLAIN_VALUES"):
         monkeypatch.setattr(planning, name, 7 * GIB if largest == "unet" else 0)
     plan = make_plan(model, 10000, 1000, runtime=machine(GIB))

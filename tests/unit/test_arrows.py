@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -148,3 +150,35 @@ def test_requirements_are_the_runtime_dependencies():
     assert not [d for d in declared if re.search(r"[<=~]=|<", d.replace(">=", ""))], (
         "floors only, no upper pins"
     )
+    assert _moved(declared, COMFYUI_THEN) == []
+
+
+# What pip gave with ComfyUI 0.3.64, the oldest that is supported, when it was new (October 2025).
+COMFYUI_THEN = ["numpy>=2.2", "transformers>=4.56", "safetensors>=0.6", "pillow>=11.3", "tqdm>=4.67"]
+
+
+def _moved(ours: list[str], theirs: list[str]) -> list[str]:
+    """What of our requirements would bring a package, or move one of at least that version."""
+    floors = dict(_floor(line) for line in theirs)
+    asked = {line: _floor(line) for line in ours}
+    return [line for line, (name, floor) in asked.items() if name not in floors or floor > floors[name]]
+
+
+def _floor(requirement: str) -> tuple[str, tuple[int, ...]]:
+    name, _, version = requirement.partition(">=")
+    return name, tuple(int(part) for part in version.split(".") if part)
+
+
+def test_our_requirements_move_nothing_in_the_comfyui_that_is_here():
+    """To be run by the Python of the ComfyUI that COMFYUI_PATH names."""
+    if not os.environ.get("COMFYUI_PATH"):
+        pytest.skip("COMFYUI_PATH names no ComfyUI, whose Python would be asked what it would install")
+    command = ["-m", "pip", "install", "--dry-run", "--no-index", "-r", str(ROOT / "requirements.txt")]
+    ran = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "Would install" not in ran.stdout
+
+
+@pytest.mark.parametrize("line", ["diffusers", "transformers>=5.0", "pillow>=12", "huggingface_hub>=0.25"])
+def test_the_check_sees_what_would_move(line):
+    assert _moved([line], COMFYUI_THEN) == [line]
