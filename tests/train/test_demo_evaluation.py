@@ -11,7 +11,7 @@ import torch
 from osediff_core import OSEDiff
 from osediff_core.pictures.images import write_image
 from osediff_core.weights.checkpoint import read_checkpoint
-from train import bundle, evaluate
+from train import bundle, demo_evaluation
 from train.degradation import DegradationConfig, degrade_to_lq_size
 from train.metrics import psnr_y
 
@@ -34,7 +34,7 @@ def folders(tmp_path):
 
 def test_the_table_has_every_row(folders, capsys):
     arguments = ["--base", str(BASE), "--weights", str(WEIGHTS), "--hq", str(folders / "hq")]
-    status = evaluate.main(
+    status = demo_evaluation.main(
         [*arguments, "--json", str(folders / "rows.json"), "--sheet", str(folders / "sheet.png")]
     )
     out = capsys.readouterr().out
@@ -49,25 +49,27 @@ def test_the_table_has_every_row(folders, capsys):
 
 
 def test_the_bicubic_row_is_what_it_says(folders):
-    pictures = evaluate.folder_pictures(folders / "hq", 16)
-    pairs = evaluate.degraded_pairs(pictures, 7)
-    row, each = evaluate.measure("bicubic", evaluate.bicubic, pairs)
-    hq = evaluate.as_batch(pictures[1][1])
+    pictures = demo_evaluation.folder_pictures(folders / "hq", 16)
+    pairs = demo_evaluation.degraded_pairs(pictures, 7)
+    row, each = demo_evaluation.measure("bicubic", demo_evaluation.bicubic, pairs)
+    hq = demo_evaluation.as_batch(pictures[1][1])
     lq = degrade_to_lq_size(hq[0], DegradationConfig(), torch.Generator().manual_seed(8))[None]
-    sr = evaluate.bicubic((lq * 255).round().to(torch.uint8))
+    sr = demo_evaluation.bicubic((lq * 255).round().to(torch.uint8))
     assert each[1] == pytest.approx(psnr_y((sr * 255).round() / 255, hq).item(), abs=1e-4)
     assert row.psnr == pytest.approx(sum(each) / 2, abs=1e-4)
-    assert evaluate.degraded_pairs(pictures, 9)[0].lq.ne(pairs[0].lq).any()  # another seed, another picture
+    assert (
+        demo_evaluation.degraded_pairs(pictures, 9)[0].lq.ne(pairs[0].lq).any()
+    )  # another seed, another picture
 
 
 def test_real_pairs_need_fitting_sizes(folders, capsys):
     arguments = ["--base", str(BASE), "--weights", str(WEIGHTS)]
     both = ["--hq", str(folders / "hq"), "--lq", str(folders / "lq")]
-    assert evaluate.main([*arguments, *both]) == 0
-    assert evaluate.main([*arguments, "--hq", str(folders / "hq"), "--lq", str(folders / "hq")]) == 2
+    assert demo_evaluation.main([*arguments, *both]) == 0
+    assert demo_evaluation.main([*arguments, "--hq", str(folders / "hq"), "--lq", str(folders / "hq")]) == 2
     assert "a quarter of the HQ size" in capsys.readouterr().err
     (folders / "lq" / "b.png").unlink()
-    assert evaluate.main([*arguments, *both]) == 2
+    assert demo_evaluation.main([*arguments, *both]) == 2
     assert "expected b in" in capsys.readouterr().err
 
 
