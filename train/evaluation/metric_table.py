@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from ..tables import from_table, parse_toml
 
 PAPER = ("psnr", "ssim", "lpips", "dists", "fid", "niqe", "musiq", "maniqa", "clipiqa")
 """The metrics of the paper's Tables 1 and 7, in their order."""
+ABSENT = "absent"
 NON_COMMERCIAL = "pyiqa"
 """A library that is never installed by an extra of this project, as its licence forbids commercial use."""
 
@@ -88,7 +89,7 @@ def choose_metrics(names: Sequence[str]) -> dict[str, Metric]:
 
 def why_missing(metric: Metric) -> str | None:
     """Say what a metric lacks on this machine and how to get it; None where nothing does."""
-    absent = [name for name in metric.library if util.find_spec(name) is None]
+    absent = [name for name in metric.library if version_of(name) == ABSENT]
     if NON_COMMERCIAL in absent:
         return (
             "needs pyiqa, whose licence (since April 2026 PolyForm Noncommercial 1.0.0) forbids commercial "
@@ -117,8 +118,8 @@ def licence_of(metric: Metric) -> str:
 
 
 def version_of(library: str) -> str:
-    """The installed version of a library, or "absent"."""
+    """The installed version of a library, or ABSENT; a folder that is only called so does not count."""
     try:
         return metadata.version(library.replace("_", "-"))
     except metadata.PackageNotFoundError:
-        return "absent"
+        return ABSENT

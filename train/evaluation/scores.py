@@ -101,10 +101,10 @@ def _begin(pairs: Sequence[Pair], metrics: Mapping[str, Metric], before: Scores)
 def _unmeasured(
     pairs: Sequence[Pair], metrics: Mapping[str, Metric], scores: Scores
 ) -> list[tuple[Pair, tuple[str, ...]]]:
-    """The pairs with the metrics that they lack."""
+    """The pairs with the metrics that they lack, those with the same ones together: these are set up once."""
     each = [name for name in metrics if name in scores.values]
     lacking = [(pair, tuple(n for n in each if pair.name not in scores.values[n])) for pair in pairs]
-    return [(pair, names) for pair, names in lacking if names]
+    return sorted(((pair, names) for pair, names in lacking if names), key=lambda one: one[1])
 
 
 def _check_sizes(pairs: Sequence[Pair]) -> None:
