@@ -111,7 +111,7 @@ def evaluate(args: argparse.Namespace) -> str:
             summary = plain_summary(summaries(metrics, columns[label], args.seed))
             write_scores(store, columns[label], summary)
     if args.csv is not None:
-        write_whole(args.csv, value_rows(columns).encode())
+        write_whole(args.csv, value_rows(metrics, columns).encode())
     return "\n\n".join(
         filter(None, [metric_rows(metrics, columns, args.seed), notes(metrics, [*columns.values()])])
     )

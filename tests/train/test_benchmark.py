@@ -207,7 +207,7 @@ def test_settings_that_do_not_go_together_are_refused(wrong, said):
         ("[methods.x]\nkind = 'magic'", "must be one of"),
         ("[methods.x]\nkind = 'bicubic'\ncolour = 'none'", "unknown key `methods.x.colour`"),
         ("[methods.BICUBIC]\nkind = 'blur'", "differ too little"),
-        ("[methods]\nx = 3", ""),
+        ("[methods]\nx = 3", "`methods.x` must be a section"),
         ("[sets.DRealSR]\nfolder = 'nowhere'", "Iceclear/StableSR-TestSets"),
         ("[methods.theirs]\nkind = 'folder'\noutputs = '{folder}/{set}'", "theirs|expected a picture"),
     ],
@@ -296,6 +296,33 @@ def test_a_network_runs_through_spandrel(place, here):
     (place / "net.pth").write_bytes(b"nothing")
     with pytest.raises(OSEDiffError, match="no network that spandrel"):
         build_method(config, data, CPU)
+
+
+def test_ours_is_restored_with_its_settings(place, micro, monkeypatch):
+    """The tagger sees the input and the scale, and what it says is the prompt."""
+    given = {}
+
+    def restored(model, lq, **settings):
+        given.update(settings)
+        return bicubic(lq, settings["scale"])
+
+    def tagger(file, device):
+        return lambda lq, text, scale: [f"{file} {tuple(lq.shape)} {text} {scale}"]
+
+    monkeypatch.setattr("osediff_core.pipeline.run.restore", restored)
+    monkeypatch.setattr("osediff_core.prompts.tagger.Tagger.from_pretrained", tagger)
+    data = open_set("RealSR", SetConfig(folder=str(place)))
+    files = {"base": str(micro / "tiny_sd"), "weights": str(micro / "osediff.pkl")}
+    config = MethodConfig("ours", **files, prompt="sharp", tagger="t.safetensors", color="none", detail=1.5)
+    method, what = build_method(config, data, CPU)
+    lq = read_image(data.pairs[0].sr).rgb
+    method(lq, 4)
+    told = ["t.safetensors (1, 3, 8, 12) sharp 4.0"]
+    assert given == {"scale": 4, "prompt": told, "color": "none", "detail": 1.5}
+    assert what == "osediff.pkl"
+    plain, _ = build_method(MethodConfig("ours", **files, prompt="sharp"), data, CPU)
+    plain(lq, 4)
+    assert given == {"scale": 4, "prompt": ["sharp"], "color": "adain", "detail": 1.0}
 
 
 def test_what_a_killed_process_had_done_is_kept(place, here, monkeypatch):

@@ -130,6 +130,33 @@ def test_what_changed_is_measured_again(folders, monkeypatch):
     assert score(pairs, metrics, Work(), store).values["psnr"]["a"] == before.values["psnr"]["a"]
 
 
+def test_what_is_not_asked_for_now_is_kept(folders, capsys):
+    """Also what was measured on a machine with more libraries: LPIPS is none here."""
+    store, table = folders / "v.json", folders / "v.csv"
+    places = (folders / "good", folders / "hq", "--json", store, "--csv", table)
+    assert run(*places, "--metrics", "psnr", "ssim") == 0
+    kept = json.loads(store.read_text())
+    kept["values"]["musiq"] = dict.fromkeys(NAMES, 70.0)
+    kept["values"]["niqe"] = {"a": 5.0}
+    kept["made_with"] |= {"musiq": "elsewhere", "niqe": "elsewhere"}
+    store.write_text(json.dumps(kept))
+    assert run(*places, "--metrics", "psnr") == 0
+    after = json.loads(store.read_text())
+    assert after["values"] == kept["values"]
+    assert after["made_with"] == kept["made_with"]
+    assert table.read_text().startswith("picture,psnr\n")
+    capsys.readouterr()
+    assert run(*places, "--metrics", "musiq", "niqe") == 0
+    out = capsys.readouterr().out
+    assert "| MUSIQ ↑ | 70.00 [70.00, 70.00] | 3 |" in out
+    assert "MUSIQ: not computed" not in out
+    assert "NIQE: not computed" in out  # of one picture alone there is no mean to show
+    assert "5.0000" not in out
+    write_image(folders / "good" / "a.png", torch.zeros(1, 3, 32, 40))
+    assert run(*places, "--metrics", "musiq") == 0
+    assert "MUSIQ: not computed" in capsys.readouterr().out
+
+
 def test_a_file_of_somebody_else_is_not_written_over(folders, capsys):
     store = folders / "notes.json"
     for text in ("hello", "[1, 2]", '{"values": 3}'):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from osediff_core.errors import OSEDiffError
+from osediff_core.errors import OSEDiffError, printable
 from osediff_core.pictures.images import read_image, write_image
 from osediff_core.whole_files import sweep, write_whole
 
@@ -112,7 +112,9 @@ def _restore_missing(
         torch.cuda.get_device_name(where) if where.type == "cuda" else f"{device}, {threads} threads"
     )
     _timed(method, missing[0], where)
-    for pair in tqdm(missing, desc=f"{out.parent.name}/{out.name}", unit="picture", dynamic_ncols=True):
+    for pair in tqdm(
+        missing, desc=printable(f"{out.parent.name}/{out.name}"), unit="picture", dynamic_ncols=True
+    ):
         sr, seconds = _timed(method, pair, where)
         write_image(out / f"{pair.name}.png", sr)
         run.seconds[pair.name], run.sources[pair.name] = seconds, content(pair)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from osediff_core.errors import OSEDiffError
+from osediff_core.errors import OSEDiffError, printable
 from osediff_core.whole_files import write_whole
 
 from .measures import measure_pair, measure_set
@@ -78,31 +79,45 @@ def score(pairs: Sequence[Pair], metrics: Mapping[str, Metric], work: Work, stor
 
 
 def _begin(pairs: Sequence[Pair], metrics: Mapping[str, Metric], before: Scores) -> Scores:
-    """Take over what still holds, and say what cannot be computed."""
-    scores = Scores({pair.name: content(pair) for pair in pairs})
-    same = {name for name, found in scores.contents.items() if before.contents.get(name) == found}
+    """Take over what still holds, whether it is asked for now or not, and say what cannot be computed."""
+    scores = _still_true(before, {pair.name: content(pair) for pair in pairs})
+    without_hq = any(pair.hq is None for pair in pairs)
     for name, metric in metrics.items():
-        scores.made_with[name] = metric.made_with
-        needs_hq = metric.of != "picture" and any(pair.hq is None for pair in pairs)
+        whole = name in scores.whole or set(scores.values.get(name, ())) == set(scores.contents)
+        needs_hq = without_hq and metric.of != "picture"
         reason = "compares with originals, and HQ was not given" if needs_hq else why_missing(metric)
         if reason is not None:
-            scores.missing[name] = reason
+            if not whole:  # else it was measured where the library is, with what made_with says
+                scores.missing[name] = reason
             continue
-        as_before = before.made_with.get(name) == metric.made_with
-        if metric.of == "set":
-            if as_before and before.contents == scores.contents and name in before.whole:
-                scores.whole[name] = before.whole[name]
-        else:
-            known = before.values.get(name, {}) if as_before else {}
-            scores.values[name] = {picture: value for picture, value in known.items() if picture in same}
+        if scores.made_with.get(name) != metric.made_with:
+            scores.values.pop(name, None)
+            scores.whole.pop(name, None)
+        scores.made_with[name] = metric.made_with
+        if metric.of != "set":
+            scores.values.setdefault(name, {})
     return scores
+
+
+def _still_true(before: Scores, contents: dict[str, str]) -> Scores:
+    """What was measured of the same files."""
+    same = {name for name, found in contents.items() if before.contents.get(name) == found}
+    values = {
+        metric: {name: value for name, value in known.items() if name in same}
+        for metric, known in before.values.items()
+    }
+    whole = dict(before.whole) if before.contents == contents else {}
+    made_with = {
+        name: text for name, text in before.made_with.items() if name in values.keys() | whole.keys()
+    }
+    return Scores(contents, made_with, values, whole)
 
 
 def _unmeasured(
     pairs: Sequence[Pair], metrics: Mapping[str, Metric], scores: Scores
 ) -> list[tuple[Pair, tuple[str, ...]]]:
     """The pairs with the metrics that they lack, those with the same ones together: these are set up once."""
-    each = [name for name in metrics if name in scores.values]
+    each = [name for name in metrics if name in scores.values and name not in scores.missing]
     lacking = [(pair, tuple(n for n in each if pair.name not in scores.values[n])) for pair in pairs]
     return sorted(((pair, names) for pair, names in lacking if names), key=lambda one: one[1])
 
@@ -125,7 +140,9 @@ Measured = tuple[str, tuple[dict[str, float], dict[str, str]]]
 
 def _measured(todo: Sequence[tuple[Pair, tuple[str, ...]]], work: Work) -> Iterator[Measured]:
     """Measure in this process, or by several, and show how it goes."""
-    with tqdm(total=len(todo), desc=work.label, unit="picture", dynamic_ncols=True, disable=not todo) as bar:
+    with tqdm(
+        total=len(todo), desc=printable(work.label), unit="picture", dynamic_ncols=True, disable=not todo
+    ) as bar:
         one = work.workers == 1 or len(todo) == 1
         for found in _here(todo, work) if one else _by_processes(todo, work):
             bar.update()
@@ -139,9 +156,7 @@ def _here(todo: Sequence[tuple[Pair, tuple[str, ...]]], work: Work) -> Iterator[
 
 def _by_processes(todo: Sequence[tuple[Pair, tuple[str, ...]]], work: Work) -> Iterator[Measured]:
     threads = max(1, torch.get_num_threads() // work.workers)
-    pool = ProcessPoolExecutor(
-        min(work.workers, len(todo)), get_context("spawn"), torch.set_num_threads, (threads,)
-    )
+    pool = ProcessPoolExecutor(min(work.workers, len(todo)), get_context("spawn"), _begin_process, (threads,))
     try:
         futures: dict[Future[Any], Pair] = {
             pool.submit(measure_pair, pair, names, work.device): pair for pair, names in todo
@@ -154,6 +169,12 @@ def _by_processes(todo: Sequence[tuple[Pair, tuple[str, ...]]], work: Work) -> I
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_process(threads: int) -> None:
+    """Leave interrupts, which a terminal sends to every process, to the one that keeps the values."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
 
 
 def _measure_whole(metric: str, pairs: Sequence[Pair], scores: Scores, work: Work) -> None:

@@ -20,6 +20,8 @@ def summaries(metrics: Mapping[str, Metric], scores: Scores, seed: int = SEED) -
     """The mean of each metric that was measured; a metric of sets has one value and no interval."""
     found = {}
     for name, metric in metrics.items():
+        if name in scores.missing:
+            continue
         if name in scores.whole:
             value = scores.whole[name]
             found[name] = Summary(value, -math.inf, math.inf, len(scores.contents))
@@ -32,7 +34,8 @@ def differences(
     metrics: Mapping[str, Metric], ours: Scores, theirs: Scores, seed: int = SEED
 ) -> dict[str, Summary]:
     """Ours minus theirs of each metric that has a value for each picture of both."""
-    both = [n for n in metrics if ours.values.get(n) and theirs.values.get(n)]
+    lacking = ours.missing.keys() | theirs.missing.keys()
+    both = [n for n in metrics if n not in lacking and ours.values.get(n) and theirs.values.get(n)]
     return {name: paired_difference(ours.values[name], theirs.values[name], seed) for name in both}
 
 
@@ -99,11 +102,11 @@ def notes(metrics: Mapping[str, Metric], all_scores: Sequence[Scores]) -> str:
     return "\n".join(lines)
 
 
-def value_rows(columns: Mapping[str, Scores]) -> str:
+def value_rows(metrics: Mapping[str, Metric], columns: Mapping[str, Scores]) -> str:
     """Every value as CSV: a line for each picture, a column for each metric of each method."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    heads = [(label, metric) for label, scores in columns.items() for metric in scores.values]
+    heads = [(label, n) for label, scores in columns.items() for n in metrics if scores.values.get(n)]
     several = len(columns) > 1
     writer.writerow(["picture", *(f"{label}: {metric}" if several else metric for label, metric in heads)])
     names = sorted({name for scores in columns.values() for name in scores.contents})
