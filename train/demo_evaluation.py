@@ -24,17 +24,16 @@ from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.pipeline.run import restore
-from osediff_core.resize import resize_bicubic
 from osediff_core.whole_files import write_whole
 
 from .console import refuse, start_console
 from .degradation import DegradationConfig, degrade_to_lq_size
+from .evaluation import methods
+from .evaluation.methods import BLURS
 from .heldout import as_batch, folder_pictures, heldout_crops
 from .metrics import gaussian_blur, psnr, psnr_y, sharpness, ssim_y
 
 SCALE = 4
-BLURS = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
-"""Widths tried for the best blur, pixels; one width serves all pictures."""
 
 Method = Callable[[Tensor], Tensor]
 """LQ uint8 (1, 3, h, w) -> SR float (1, 3, 4h, 4w) in [0, 1]."""
@@ -88,8 +87,7 @@ def real_pairs(hq_folder: Path, lq_folder: Path) -> list[Pair]:
 
 def bicubic(lq: Tensor) -> Tensor:
     """The resize that restoration starts from."""
-    size = (lq.shape[2] * SCALE, lq.shape[3] * SCALE)
-    return resize_bicubic(lq, size).float() / 255
+    return methods.bicubic(lq, SCALE)
 
 
 def quantise(image: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,11 +21,11 @@ from train import benchmark
 from train.evaluation import restoring
 from train.evaluation.comparison import ComparisonConfig
 from train.evaluation.data_sets import SetConfig, open_set
-from train.evaluation.methods import MethodConfig, bicubic, build_method, fingerprint
+from train.evaluation.methods import SETTINGS, MethodConfig, bicubic, build_method, fingerprint
 from train.evaluation.metric_table import PAPER
 from train.evaluation.published import published_rows, read_published
 from train.metrics import gaussian_blur
-from train.tables import read_config
+from train.tables import from_table, parse_toml, read_config
 
 CPU = torch.device("cpu")
 
@@ -214,8 +216,6 @@ def test_settings_that_do_not_go_together_are_refused(wrong, said):
 )
 def test_a_wrong_configuration_is_refused_before_anything_is_restored(place, micro, capsys, extra, said):
     assert benchmark.main([str(config_file(place, micro, extra))]) == 2
-    import re
-
     assert re.search(said, capsys.readouterr().err)
     assert not (place / "out").exists()
 
@@ -323,6 +323,13 @@ def test_ours_is_restored_with_its_settings(place, micro, monkeypatch):
     plain, _ = build_method(MethodConfig("ours", **files, prompt="sharp"), data, CPU)
     plain(lq, 4)
     assert given == {"scale": 4, "prompt": ["sharp"], "color": "adain", "detail": 1.0}
+
+
+def test_the_example_of_the_docs_is_read():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```toml\n(.*?)^```", page, re.S | re.M)
+    config = from_table(ComparisonConfig, parse_toml(example))
+    assert {method.kind for method in config.methods.values()} == set(SETTINGS)
 
 
 def test_what_a_killed_process_had_done_is_kept(place, here, monkeypatch):
