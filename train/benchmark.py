@@ -20,7 +20,7 @@ from osediff_core.text_files import read_text
 from osediff_core.whole_files import write_whole
 
 from .console import refuse, start_console
-from .evaluation.comparison import ComparisonConfig, compare, report
+from .evaluation.comparison import ComparisonConfig, compare, remedies, report
 from .tables import read_config
 
 BEGIN, END = "<!-- python -m train.benchmark: begin -->", "<!-- python -m train.benchmark: end -->"
@@ -48,10 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     ask_for_huge_pages(os.environ)
     try:
         config = read_config(ComparisonConfig, args.config)
-        text = report(config, compare(config))
+        cells = compare(config)
+        text = report(config, cells)
         if args.doc is not None:
             write_whole(args.doc, inserted(args.doc, text).encode())
-        show(text)
+        show("\n\n".join(filter(None, [text, remedies(config, cells)])))
     except OSEDiffError as error:
         return refuse(error)
     except KeyboardInterrupt:  # what was restored and measured is kept

@@ -109,6 +109,9 @@ def test_methods_by_sets_beside_the_published_figures(place, micro, capsys, here
     assert "bicubic" not in published
     assert "NIQE: not computed; needs pyiqa" in measured
     text = page.read_text()
+    assert "NIQE: not computed; needs pyiqa" in text
+    assert "pip install pyiqa" in out
+    assert "pip install" not in text  # nor a folder of this machine
     assert text.startswith("# Evidence\n")
     assert text.count(benchmark.BEGIN) == 1
     model = OSEDiff.from_pretrained(micro / "tiny_sd", micro / "osediff.pkl", device="cpu", dtype="float32")

@@ -108,7 +108,7 @@ def report(config: ComparisonConfig, cells: Sequence[Cell]) -> str:
     metrics = choose_metrics(config.metrics)
     rows = [(cell.data_set, cell.method, cell.scores, _taken(cell.run)) for cell in cells]
     parts = ["## Measured", _what(cells), paper_rows(metrics, rows, ("s/picture", "peak, GiB"))]
-    parts.append(notes(metrics, [cell.scores for cell in cells]))
+    parts.append(notes(metrics, [cell.scores for cell in cells], remedies=False))
     if config.reference:
         parts += [
             f"Each picture minus {config.reference}'s: mean, and 95 % interval of {RESAMPLES} resamples "
@@ -122,13 +122,18 @@ def report(config: ComparisonConfig, cells: Sequence[Cell]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def remedies(config: ComparisonConfig, cells: Sequence[Cell]) -> str:
+    """How to get what was missing on this machine; empty where nothing was."""
+    return notes(choose_metrics(config.metrics), [cell.scores for cell in cells if cell.scores.missing])
+
+
 def _what(cells: Sequence[Cell]) -> str:
     """How many pictures each set has, and what each method is."""
     sets = {cell.data_set: len(cell.scores.contents) for cell in cells}
     lines = [", ".join(f"{name}: {count} pictures" for name, count in sets.items()) + "."]
     for method in dict.fromkeys(cell.method for cell in cells):
         runs = {cell.data_set: cell.run for cell in cells if cell.method == method and cell.run}
-        what = {name: f"{run.what} ({run.machine})" for name, run in runs.items()}
+        what = {name: f"{run.what}; {run.machine}" for name, run in runs.items()}
         same = len(set(what.values())) == 1
         told = next(iter(what.values())) if same else "; ".join(f"{text} for {n}" for n, text in what.items())
         lines.append(f"- {method}: {told or 'pictures that somebody else restored'}")

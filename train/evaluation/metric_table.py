@@ -93,7 +93,7 @@ def why_missing(metric: Metric) -> str | None:
     if NON_COMMERCIAL in absent:
         return (
             "needs pyiqa, whose licence (since April 2026 PolyForm Noncommercial 1.0.0) forbids commercial "
-            "use; where that suits you: pip install pyiqa"
+            "use: where that suits you, pip install pyiqa"
         )
     if absent:
         return f"needs {' and '.join(absent)}: pip install -e .[evaluate]"

@@ -91,12 +91,16 @@ def difference_rows(
     return markdown(["set", f"method, minus {reference}", *_labels(shown)], lines)
 
 
-def notes(metrics: Mapping[str, Metric], all_scores: Sequence[Scores]) -> str:
-    """What could not be computed and why, what was left out, and libraries that forbid commercial use."""
+def notes(metrics: Mapping[str, Metric], all_scores: Sequence[Scores], *, remedies: bool = True) -> str:
+    """What could not be computed and why, and the licences of libraries that forbid commercial use.
+
+    remedies: also how to get it, which names folders of this machine: not for a page.
+    """
     lines = []
     for name, metric in metrics.items():
         reasons = dict.fromkeys(s.missing[name] for s in all_scores if name in s.missing)
-        lines += [f"- {metric.label}: not computed; {reason}" for reason in reasons]
+        told = reasons if remedies else dict.fromkeys(reason.partition(": ")[0] for reason in reasons)
+        lines += [f"- {metric.label}: not computed; {reason}" for reason in told]
         if NON_COMMERCIAL in metric.library and not reasons:
             lines.append(f"- {metric.label}: licence {licence_of(metric)}")
     return "\n".join(lines)
