@@ -21,7 +21,7 @@ from osediff_core.pictures.images import write_image
 from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
 from osediff_core.pipeline.runtime import Runtime
-from train.evaluate import Pair, bicubic, degraded_pairs, measure, quantise
+from train.demo_evaluation import Pair, bicubic, degraded_pairs, measure, quantise
 from train.heldout import heldout_crops
 from train.metrics import psnr_y
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from osediff_core import OSEDiff, restore
 from osediff_core.pipeline.unet_tiles import Box, grid
-from train.evaluate import quantise
+from train.demo_evaluation import quantise
 
 LEVEL = 1 / 255
 MARGIN = 16  # image pixels at the picture's own edge, where convolutions see zeros

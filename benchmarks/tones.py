@@ -24,7 +24,7 @@ from torch import Tensor
 from osediff_core import OSEDiff, restore
 from osediff_core.choices import COLORS
 from osediff_core.resize import resize_bicubic
-from train.evaluate import quantise
+from train.demo_evaluation import quantise
 from train.heldout import HELD_OUT, folder_pictures, read_heldout
 
 SCALE = 4

@@ -25,7 +25,7 @@ from osediff_core.whole_files import sweep, write_whole
 
 from .config import TrainConfig, read_config, to_toml
 from .console import refuse, start_console
-from .evaluate import SCALE, Pair, bicubic, degraded_pairs, measure
+from .demo_evaluation import SCALE, Pair, bicubic, degraded_pairs, measure
 from .heldout import heldout_crops
 from .loop import train
 from .setup import fingerprint

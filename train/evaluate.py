@@ -1,164 +1,50 @@
-"""Measure checkpoints on photographs that were never trained on, beside bicubic and the best blur.
+"""Measure restored pictures against their originals, metric by metric, with intervals.
 
-python -m train.evaluate                                    # the bundled demo on the held-out crops
-python -m train.evaluate --base B --weights with.safetensors without.safetensors
-python -m train.evaluate --hq FOLDER [--lq FOLDER]          # own photographs; --lq: real pairs of equal names
+python -m train.evaluate SR HQ                        # two folders, or two files
+python -m train.evaluate SR HQ --against OTHER        # and the paired difference from another method
+python -m train.evaluate SR HQ --lq LQ                # and from the bicubic enlargement of the input
+python -m train.evaluate SR --metrics musiq clipiqa   # without originals
+python -m train.evaluate --list                       # the metrics, their libraries and licences
+
+docs/evaluation.md says how to read it. The demo's own table is `python -m train.demo_evaluation`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS
-from osediff_core.choices import COLORS
-from osediff_core.color import to_levels
 from osediff_core.commands.console import show
+from osediff_core.device.huge_pages import ask_for_huge_pages
 from osediff_core.errors import OSEDiffError
-from osediff_core.model import OSEDiff
-from osediff_core.pipeline.run import restore
-from osediff_core.resize import resize_bicubic
 from osediff_core.whole_files import write_whole
 
 from .console import refuse, start_console
-from .degradation import DegradationConfig, degrade_to_lq_size
-from .heldout import as_batch, folder_pictures, heldout_crops
-from .metrics import gaussian_blur, psnr, psnr_y, sharpness, ssim_y
-
-SCALE = 4
-BLURS = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
-"""Widths tried for the best blur, pixels; one width serves all pictures."""
-
-Method = Callable[[Tensor], Tensor]
-"""LQ uint8 (1, 3, h, w) -> SR float (1, 3, 4h, 4w) in [0, 1]."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One picture: HQ float (1, 3, H, W) in [0, 1], and its LQ, uint8 (1, 3, H/4, W/4)."""
-
-    name: str
-    hq: Tensor
-    lq: Tensor
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table, means over the pictures."""
-
-    name: str
-    psnr: float
-    ssim: float
-    sharpness: float
-    worst_gain: float = 0.0
-
-
-def degraded_pairs(pictures: list[tuple[str, Tensor]], seed: int) -> list[Pair]:
-    """Degrade uint8 pictures (3, H, W) with the training pipeline, picture i from seed `seed + i`."""
-    pairs = []
-    for i, (name, picture) in enumerate(pictures):
-        generator = torch.Generator().manual_seed(seed + i)
-        hq = as_batch(picture)  # (1, 3, H, W)
-        lq = degrade_to_lq_size(hq[0], DegradationConfig(), generator)[None]  # (1, 3, H/4, W/4)
-        pairs.append(Pair(name, hq, to_levels(lq)))
-    return pairs
-
-
-def real_pairs(hq_folder: Path, lq_folder: Path) -> list[Pair]:
-    """Pair the pictures of two folders by name. Raises OSEDiffError when sizes or names do not fit."""
-    lq = dict(folder_pictures(lq_folder, 1))
-    pairs = []
-    for name, picture in folder_pictures(hq_folder, SCALE):
-        if name not in lq:
-            raise OSEDiffError(f"expected {name} in {lq_folder} too, found no file of that name")
-        if tuple(side * SCALE for side in lq[name].shape[1:]) != tuple(picture.shape[1:]):
-            raise OSEDiffError(
-                f"expected {name} in {lq_folder} at a quarter of the HQ size, got {lq[name].shape[1:]}"
-            )
-        pairs.append(Pair(name, as_batch(picture), lq[name][None]))
-    return pairs
-
-
-def bicubic(lq: Tensor) -> Tensor:
-    """The resize that restoration starts from."""
-    size = (lq.shape[2] * SCALE, lq.shape[3] * SCALE)
-    return resize_bicubic(lq, size).float() / 255
-
-
-def quantise(image: Tensor) -> Tensor:
-    """What an 8-bit file keeps of (B, 3, H, W) in [0, 1]."""
-    return to_levels(image).float() / 255
-
-
-def measure(
-    name: str, method: Method, pairs: list[Pair], reference: list[float] | None = None
-) -> tuple[Row, list[float]]:
-    """Run a method over all pairs; also returns its PSNR-Y per picture."""
-    values = []
-    for pair in pairs:
-        sr = quantise(method(pair.lq))
-        values.append([psnr_y(sr, pair.hq), ssim_y(sr, pair.hq), sharpness(sr, pair.hq)])
-    table = torch.tensor(values)  # (pictures, 3)
-    gains = [p - r for p, r in zip(table[:, 0].tolist(), reference, strict=True)] if reference else [0.0]
-    return Row(name, *table.mean(0).tolist(), worst_gain=min(gains)), table[:, 0].tolist()
-
-
-def best_blur(pairs: list[Pair]) -> list[Row]:
-    """Bicubic followed by the Gaussian with the best mean PSNR, and by the one with the best mean SSIM."""
-    rows = [
-        measure(f"bicubic + blur {sigma:g} px", lambda lq, s=sigma: gaussian_blur(bicubic(lq), s), pairs)[0]
-        for sigma in BLURS
-    ]
-    best = {max(rows, key=lambda row: row.psnr), max(rows, key=lambda row: row.ssim)}
-    return [row for row in rows if row in best]
-
-
-def tabulate(models: dict[str, OSEDiff], pairs: list[Pair], color: str) -> list[Row]:
-    """All rows: bicubic, best blur, then every model."""
-    first, reference = measure("bicubic", bicubic, pairs)
-    rows = [first, *best_blur(pairs)]
-    for name, model in models.items():
-        method: Method = lambda lq, m=model: restore(m, lq, scale=SCALE, color=color)  # noqa: E731
-        rows.append(measure(name, method, pairs, reference)[0])
-    return rows
-
-
-@torch.no_grad()
-def vae_round_trip(base: OSEDiff, pictures: list[Tensor]) -> tuple[float, float]:
-    """Mean and worst RGB PSNR of uint8 pictures (3, H, W) through the base's VAE, dB."""
-    values = [
-        psnr(base.decode(base.encode(as_batch(p))), as_batch(p)).item()
-        for p in pictures
-        if all(side % base.reduction == 0 for side in p.shape[1:])
-    ]
-    return sum(values) / len(values), min(values)
-
-
-def format_table(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = ["| | PSNR-Y | SSIM-Y | sharpness | worst picture against bicubic |", "|---|---|---|---|---|"]
-    for row in rows:
-        worst = f"{row.worst_gain:+.2f} dB" if row.worst_gain else "–"
-        lines.append(f"| {row.name} | {row.psnr:.2f} | {row.ssim:.3f} | {row.sharpness:.2f} | {worst} |")
-    return "\n".join(lines)
-
-
-def write_sheet(path: Path, models: dict[str, OSEDiff], pairs: list[Pair], color: str) -> None:
-    """Write a picture with one line a pair: bicubic, every model, HQ."""
-    from osediff_core.pictures.images import write_image
-
-    lines = []
-    for pair in pairs:
-        columns = [bicubic(pair.lq), *(restore(m, pair.lq, color=color) for m in models.values()), pair.hq]
-        lines.append(torch.cat(columns, 3))
-    write_image(path, torch.cat(lines, 2))
+from .demo_evaluation import (  # noqa: F401  (they were here, and are imported from here)
+    BLURS,
+    SCALE,
+    Pair,
+    Row,
+    best_blur,
+    bicubic,
+    degraded_pairs,
+    format_table,
+    measure,
+    quantise,
+    real_pairs,
+    tabulate,
+    vae_round_trip,
+    write_sheet,
+)
+from .evaluation.metric_table import PAPER, choose_metrics, licence_of, read_metrics, why_missing
+from .evaluation.pairs import Pair as NamedPair
+from .evaluation.pairs import pair_up
+from .evaluation.scores import Scores, Work, score, write_scores
+from .evaluation.statistics import SEED
+from .evaluation.tables import markdown, metric_rows, notes, plain_summary, summaries, value_rows
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -167,49 +53,103 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m train.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument(
-        "--base", type=Path, default=DEMO_BASE, help="folder of the base; default: the demo's"
-    )
-    parser.add_argument(
-        "--weights", type=Path, nargs="*", default=[DEMO_WEIGHTS], help="checkpoints, one row each"
-    )
-    parser.add_argument("--hq", type=Path, help="folder of HQ photographs instead of the held-out crops")
-    parser.add_argument("--lq", type=Path, help="folder of their real LQ at a quarter of the size")
-    parser.add_argument("--color", default="adain", choices=COLORS)
-    parser.add_argument("--seed", type=int, default=1000, help="picture i is degraded from seed + i")
-    parser.add_argument("--sheet", type=Path, help="write a comparison picture of the first pairs")
-    parser.add_argument("--json", type=Path, help="write the rows as JSON too")
+    add = parser.add_argument
+    add("sr", type=Path, nargs="?", metavar="SR", help="restored pictures: a folder or a file")
+    add("hq", type=Path, nargs="?", metavar="HQ", help="their originals, of the same names and sizes")
+    add("--lq", type=Path, help="what SR was restored from: compare with its bicubic enlargement")
+    add("--against", type=Path, metavar="OTHER", help="another method's pictures, to compare with")
+    add("--metrics", nargs="+", default=PAPER, metavar="NAME", help="default: those of the paper's tables")
+    add("--csv", type=Path, metavar="F", help="write the value of every picture")
+    json_help = "keep all values and the summary; run again with the same F to go on where a run stopped"
+    add("--json", type=Path, metavar="F", help=json_help)
+    add("--device", default="cpu", help="cpu (default), cuda, mps")
+    add("--workers", type=int, default=1, metavar="N", help="processes that measure (default 1)")
+    add("--seed", type=int, default=SEED, help="of the bootstrap that the intervals are from")
+    add("--list", action="store_true", help="show the table of metrics, and which this machine can compute")
     args = parser.parse_args(argv)
-    if args.lq and not args.hq:
-        parser.error("--lq needs --hq, the folder with the originals of the same names")
+    if not args.list and args.sr is None:
+        parser.error("SR is needed: a folder of restored pictures, or one")
+    if args.hq is None and args.lq is not None:
+        parser.error("--lq needs HQ, which says how large the enlargement is")
+    if args.workers < 1 or args.seed < 0:
+        parser.error("--workers must be at least 1, and --seed no negative number")
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table."""
+    """Print the table; returns the exit status."""
     args = parse(argv)
     start_console()
+    ask_for_huge_pages(os.environ)
     try:
-        pictures = heldout_crops() if args.hq is None else folder_pictures(args.hq, SCALE * 4)
-        pairs = real_pairs(args.hq, args.lq) if args.hq and args.lq else degraded_pairs(pictures, args.seed)
-        base = OSEDiff.from_pretrained(args.base, device="cpu", dtype="float32")
-        models = {"base without a checkpoint": base}
-        for path in args.weights:
-            models[path.stem] = OSEDiff.from_pretrained(args.base, path, device="cpu", dtype="float32")
-        rows = tabulate(models, pairs, args.color)
-        mean, worst = vae_round_trip(base, [picture for _, picture in pictures])
-        if args.sheet:
-            write_sheet(args.sheet, models, pairs[::5][:6], args.color)
-        if args.json:
-            write_whole(args.json, json.dumps([vars(row) for row in rows], indent=2).encode())
+        show(list_metrics() if args.list else evaluate(args))
     except OSEDiffError as error:
         return refuse(error)
-    show(
-        f"{len(pairs)} pictures, colours: {args.color}\n\n{format_table(rows)}\n\n"
-        f"VAE round trip, RGB PSNR: mean {mean:.1f} dB, worst picture {worst:.1f} dB"
-    )
+    except KeyboardInterrupt:  # what was measured is in --json
+        return 130
     return 0
+
+
+def evaluate(args: argparse.Namespace) -> str:
+    """Measure what the command line names, write the files it asks for, and return the report."""
+    metrics = choose_metrics(args.metrics)
+    places = {label_of(args.sr, "SR"): (args.sr, False)}
+    if args.against is not None:
+        places[label_of(args.against, "OTHER", places)] = (args.against, False)
+    if args.lq is not None:
+        places["bicubic of LQ"] = (args.lq, True)
+    pairs = {label: pair_up(place, args.hq, enlarge=lq) for label, (place, lq) in places.items()}
+    check_same_pictures(pairs)
+    columns: dict[str, Scores] = {}
+    for number, (label, of_label) in enumerate(pairs.items()):
+        store = store_of(args.json, number, label)
+        work = Work(args.device, args.workers, label)
+        columns[label] = score(of_label, metrics, work, store)
+        if store is not None:
+            summary = plain_summary(summaries(metrics, columns[label], args.seed))
+            write_scores(store, columns[label], summary)
+    if args.csv is not None:
+        write_whole(args.csv, value_rows(metrics, columns).encode())
+    return "\n\n".join(
+        filter(None, [metric_rows(metrics, columns, args.seed), notes(metrics, [*columns.values()])])
+    )
+
+
+def check_same_pictures(pairs: Mapping[str, Sequence[NamedPair]]) -> None:
+    """Raise OSEDiffError where methods were run on different pictures, which cannot be compared."""
+    (first, reference), *others = ((label, {p.name for p in found}) for label, found in pairs.items())
+    for label, names in others:
+        if names != reference:
+            odd = ", ".join(sorted(names ^ reference)[:5])
+            raise OSEDiffError(
+                f"expected {label} to hold the pictures of {first}, they differ in {odd}: give both the same"
+            )
+
+
+def label_of(place: Path, role: str, taken: Collection[str] = ()) -> str:
+    """A column's head: the folder's or file's name, or its role where that says nothing or is taken."""
+    name = place.resolve().name
+    return role if not name or name in taken else name
+
+
+def store_of(path: Path | None, number: int, label: str) -> Path | None:
+    """Where a column's values are kept: F for SR, F with a number before its ending for the others."""
+    if path is None or number == 0:
+        return path
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")
+
+
+def list_metrics() -> str:
+    """The table of metrics in Markdown, with what this machine lacks for each."""
+    lines = []
+    for name, metric in read_metrics().items():
+        library = ", ".join(metric.library) or "this project"
+        lines.append([name, f"{metric.label} {metric.arrow}", library, licence_of(metric), metric.setting])
+    missing = [f"- {name}: {reason}" for name, m in read_metrics().items() if (reason := why_missing(m))]
+    table = markdown(["name", "metric", "library", "licence", "setting"], lines)
+    return "\n".join([table, "", *(missing or ["All of them can be computed here."])])
 
 
 if __name__ == "__main__":

@@ -64,9 +64,20 @@ def from_table(cls: type[Config], table: dict[str, Any], where: str = "") -> Con
             if not isinstance(value, dict):
                 raise OSEDiffError(f"`{where}{key}` must be a section ([{where}{key}]), got {value!r}")
             values[key] = from_table(hints[key], value, f"{where}{key}.")
+        elif get_origin(hints[key]) is dict:
+            values[key] = _named_sections(hints[key], value, where + key)
         else:
             values[key] = _typed(value, hints[key], where + key)
     return cls(**values)
+
+
+def _named_sections(kind: Any, value: Any, name: str) -> dict[str, Any]:  # noqa: ANN401
+    """Build a dict of dataclasses from sections that have names of their own, [name.ANY]."""
+    _require(isinstance(value, dict), f"`{name}` must hold sections ([{name}.NAME]), got {value!r}")
+    section = get_args(kind)[1]
+    for own, table in value.items():
+        _require(isinstance(table, dict), f"`{name}.{own}` must be a section ([{name}.{own}]), got {table!r}")
+    return {own: from_table(section, table, f"{name}.{own}.") for own, table in value.items()}
 
 
 def to_toml(config: Any, where: str = "") -> str:  # noqa: ANN401

@@ -25,7 +25,7 @@ from train.ablation import (
     table,
 )
 from train.config import TrainConfig, read_config
-from train.evaluate import Pair
+from train.demo_evaluation import Pair
 
 MEASURED = {"psnr": 20.0, "ssim": 0.5, "sharpness": 0.3}
 

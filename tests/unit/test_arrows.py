@@ -20,7 +20,8 @@ ALLOWED = {
 }
 COMFY = re.compile(r"^(comfy|comfy_\w+|folder_paths|latent_preview|server)$")
 TRAINING_ONLY = {"accelerate", "peft", "lpips", "tyro", "tensorboard", "diffusers"}
-NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | {"torchvision", "timm"}
+MEASURING_ONLY = {"torchmetrics", "torch_fidelity", "piq", "pyiqa", "spandrel"}
+NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | MEASURING_ONLY | {"torchvision", "timm"}
 HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision", "lpips"}
 LAYERS = [
     {"errors", "choices", "limits", "whole_files", "text_files"},
@@ -39,6 +40,15 @@ LAYERS = [
     {"__main__"},
 ]
 """Modules and packages of the core, bottom up: each imports only from layers at or below its own."""
+
+EVALUATION = [
+    {"metric_table", "pairs", "statistics", "published"},
+    {"data_sets", "measures"},
+    {"scores", "methods"},
+    {"tables", "restoring"},
+    {"comparison"},
+]
+"""Modules of train/evaluation, bottom up, as its docstring has them."""
 
 
 def modules(package: str) -> list[Path]:
@@ -110,6 +120,7 @@ def test_arrows_between_packages(package):
         ("osediff_core/x.py", "def f():\n    import peft"),
         ("train/x.py", "import folder_paths"),
         ("train/x.py", "from ..nodes import loader"),
+        ("osediff_core/x.py", "def f():\n    import torchmetrics"),
         ("nodes/x.py", "import osediff_core"),
         ("nodes/x.py", "from ..train import loop"),
         ("nodes/x.py", "import transformers"),
@@ -129,6 +140,31 @@ def test_layers_inside_the_core():
             parts = name.split(".")
             if parts[0] == "osediff_core" and len(parts) > 1 and parts[1] in level:
                 assert level[parts[1]] <= level[own], f"{own} imports {parts[1]}"
+
+
+def test_layers_of_the_evaluation():
+    level = {name: i for i, layer in enumerate(EVALUATION) for name in layer}
+    folder = ROOT / "train" / "evaluation"
+    assert {path.stem for path in folder.glob("*.py")} == {*level, "__init__"}
+    found = 0
+    for own in level:
+        path = folder / f"{own}.py"
+        for name, _ in imports(path, ast.parse(path.read_text(encoding="utf-8"))):
+            parts = name.split(".")
+            assert parts[:2] not in (["train", "evaluate"], ["train", "benchmark"]), f"{own} imports {name}"
+            if parts[:2] == ["train", "evaluation"]:
+                found += 1
+                assert level[parts[2]] <= level[own], f"{own} imports {parts[2]}"
+    assert found > len(level)
+
+
+def test_the_evaluation_loads_no_library_before_it_measures():
+    import subprocess
+
+    names = sorted(MEASURING_ONLY)
+    code = f"import sys, train.evaluate, train.benchmark; print([m for m in {names!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 def test_importing_the_core_loads_no_heavy_library():

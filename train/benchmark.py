@@ -1,0 +1,81 @@
+"""Compare methods on test sets: restore, measure, and write the paper's table with both kinds of rows apart.
+
+python -m train.benchmark CONFIG.toml                       # print the tables
+python -m train.benchmark CONFIG.toml --doc docs/evidence.md
+
+A stopped run goes on where it stopped. docs/evaluation.md has an example of the configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from osediff_core.commands.console import show
+from osediff_core.device.huge_pages import ask_for_huge_pages
+from osediff_core.errors import OSEDiffError
+from osediff_core.text_files import read_text
+from osediff_core.whole_files import write_whole
+
+from .console import refuse, start_console
+from .evaluation.comparison import ComparisonConfig, compare, remedies, report
+from .tables import read_config
+
+BEGIN, END = "<!-- python -m train.benchmark: begin -->", "<!-- python -m train.benchmark: end -->"
+"""What stands around the tables in a page, so that the next run replaces them and nothing else."""
+TITLE = "# Evidence\n"
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG.toml", help="methods, sets and metrics")
+    parser.add_argument("--doc", type=Path, metavar="F", help="Markdown page to put the tables into")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the tables; returns the exit status."""
+    args = parse(argv)
+    start_console()
+    ask_for_huge_pages(os.environ)
+    try:
+        config = read_config(ComparisonConfig, args.config)
+        cells = compare(config)
+        text = report(config, cells)
+        if args.doc is not None:
+            write_whole(args.doc, inserted(args.doc, text).encode())
+        show("\n\n".join(filter(None, [text, remedies(config, cells)])))
+    except OSEDiffError as error:
+        return refuse(error)
+    except KeyboardInterrupt:  # what was restored and measured is kept
+        return 130
+    return 0
+
+
+def inserted(page: Path, text: str) -> str:
+    """The page with the tables in place of those of an earlier run, or at its end; a new page has a title."""
+    try:
+        old = read_text(page)
+    except FileNotFoundError:
+        old = TITLE
+    except (OSError, UnicodeDecodeError) as error:
+        raise OSEDiffError(f"{page} cannot be read as text: {error}; name a Markdown page") from error
+    before, begun, rest = old.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if begun and not ended:
+        raise OSEDiffError(f"{page} has {BEGIN} without {END} below it: put it back, or remove both")
+    if not begun:
+        before, after = f"{old.rstrip()}\n\n", "\n"
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""The measures behind the table of metrics, built of this project's own code and of installed libraries."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from osediff_core.errors import OSEDiffError, first_line
+from osediff_core.resize import resize_bicubic
+
+from ..metrics import psnr_y, ssim_y
+from .pairs import Pair, read_pair
+
+log = logging.getLogger(__name__)
+
+SEED = 0
+"""Of what libraries draw: MANIQA's crops and KID's subsets."""
+INCEPTION_SIDE = 299
+KID_SUBSET = 100
+
+Measure = Callable[[Tensor, Tensor | None], float]
+"""Of SR and HQ, uint8 (1, 3, H, W); HQ may be missing where the metric needs none."""
+SetMeasure = Callable[[Sequence[Pair]], float]
+"""Of all pictures and their originals, read one after the other."""
+
+
+def build_measure(name: str, device: torch.device) -> Measure:
+    """Build the measure of a metric of pairs or pictures.
+
+    Raises OSEDiffError, with the library's reason, where it cannot be built.
+    """
+    try:
+        return BUILDERS[name](device)
+    except Exception as error:  # a library without its weights raises anything, from URLError to ValueError
+        raise OSEDiffError(f"{name} could not be set up: {first_line(error)}") from error
+
+
+@lru_cache(maxsize=1)
+def _built(names: tuple[str, ...], device: str) -> dict[str, Measure | str]:
+    """The measures of one process; in place of what cannot be built, the reason."""
+    built: dict[str, Measure | str] = {}
+    for name in names:
+        try:
+            built[name] = build_measure(name, torch.device(device))
+        except OSEDiffError as error:
+            built[name] = str(error)
+    return built
+
+
+def measure_pair(pair: Pair, names: tuple[str, ...], device: str) -> tuple[dict[str, float], dict[str, str]]:
+    """Read one pair and measure it: values, and the reasons why metrics have none at all.
+
+    A measure that fails on this picture (most have a least size) gives NaN and a warning.
+    """
+    built = _built(names, device)
+    sr, hq = read_pair(pair)
+    values: dict[str, float] = {}
+    for name, measure in built.items():
+        if isinstance(measure, str):
+            continue
+        try:
+            values[name] = measure(sr, hq)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a library raises for a picture it cannot take
+            log.warning("%s has no value for %s: %s", name, pair.name, first_line(error))
+            values[name] = math.nan
+    return values, {name: reason for name, reason in built.items() if isinstance(reason, str)}
+
+
+def measure_set(name: str, pairs: Sequence[Pair], device: torch.device) -> float:
+    """Compute a metric of a whole set. Raises OSEDiffError where that cannot be done."""
+    try:
+        return SET_BUILDERS[name](device)(pairs)
+    except OSEDiffError:
+        raise
+    except Exception as error:
+        raise OSEDiffError(f"{name} could not be computed: {first_line(error)}") from error
+
+
+def unit(image: Tensor, device: torch.device) -> Tensor:
+    """uint8 to float32 in [0, 1], on the device."""
+    return image.to(device).float() / 255
+
+
+def _full_reference(measure: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> Measure:
+    @torch.no_grad()
+    def measured(sr: Tensor, hq: Tensor | None) -> float:
+        if hq is None:
+            raise OSEDiffError("this metric compares with an original: give HQ")
+        return float(measure(unit(sr, device), unit(hq, device)))
+
+    return measured
+
+
+def _no_reference(measure: Callable[[Tensor], Tensor], device: torch.device) -> Measure:
+    @torch.no_grad()
+    def measured(sr: Tensor, hq: Tensor | None) -> float:
+        with torch.random.fork_rng():
+            torch.manual_seed(SEED)
+            return float(measure(unit(sr, device)))
+
+    return measured
+
+
+def _psnr(device: torch.device) -> Measure:
+    return _full_reference(psnr_y, torch.device("cpu"))  # float64, which not every device has
+
+
+def _ssim(device: torch.device) -> Measure:
+    return _full_reference(ssim_y, torch.device("cpu"))
+
+
+def _lpips(device: torch.device) -> Measure:
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    return _full_reference(LearnedPerceptualImagePatchSimilarity("alex", normalize=True).to(device), device)
+
+
+def _dists(device: torch.device) -> Measure:
+    from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity
+
+    return _full_reference(DeepImageStructureAndTextureSimilarity(reduction="mean").to(device), device)
+
+
+def _clipiqa(device: torch.device) -> Measure:
+    from piq import CLIPIQA  # pyright: ignore[reportMissingImports]
+
+    return _no_reference(CLIPIQA(data_range=1.0).to(device), device)
+
+
+def _brisque(device: torch.device) -> Measure:
+    from piq import brisque  # pyright: ignore[reportMissingImports]
+
+    return _no_reference(lambda sr: brisque(sr, data_range=1.0), device)
+
+
+def _of_pyiqa(name: str) -> Callable[[torch.device], Measure]:
+    def build(device: torch.device) -> Measure:
+        import pyiqa  # pyright: ignore[reportMissingImports]
+
+        return _no_reference(pyiqa.create_metric(name, device=device), device)
+
+    return build
+
+
+def _fid(device: torch.device) -> SetMeasure:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    distance = FrechetInceptionDistance(feature=2048).to(device)
+    return lambda pairs: float(_fed(distance, pairs, device).compute())
+
+
+def _kid(device: torch.device) -> SetMeasure:
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    def measured(pairs: Sequence[Pair]) -> float:
+        distance = KernelInceptionDistance(feature=2048, subset_size=min(KID_SUBSET, len(pairs))).to(device)
+        _fed(distance, pairs, device)
+        with torch.random.fork_rng():
+            torch.manual_seed(SEED)
+            return float(distance.compute()[0])
+
+    return measured
+
+
+def _fed(distance: Any, pairs: Sequence[Pair], device: torch.device) -> Any:  # noqa: ANN401
+    """Show a distance of distributions all pictures, shrunk to what Inception takes."""
+    for pair in pairs:
+        sr, hq = read_pair(pair)
+        if hq is None:
+            raise OSEDiffError("this metric compares with originals: give HQ")
+        for image, real in ((sr, False), (hq, True)):
+            distance.update(resize_bicubic(image, (INCEPTION_SIDE, INCEPTION_SIDE)).to(device), real=real)
+    return distance
+
+
+BUILDERS: Mapping[str, Callable[[torch.device], Measure]] = MappingProxyType(
+    {
+        "psnr": _psnr,
+        "ssim": _ssim,
+        "lpips": _lpips,
+        "dists": _dists,
+        "clipiqa": _clipiqa,
+        "brisque": _brisque,
+        "niqe": _of_pyiqa("niqe"),
+        "musiq": _of_pyiqa("musiq"),
+        "maniqa": _of_pyiqa("maniqa-pipal"),
+    }
+)
+SET_BUILDERS: Mapping[str, Callable[[torch.device], SetMeasure]] = MappingProxyType(
+    {"fid": _fid, "kid": _kid}
+)
