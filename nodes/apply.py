@@ -11,6 +11,7 @@ from ..osediff_core.weights.checkpoint import read_checkpoint
 from .denoise import tile_input, tile_value
 from .errors import in_a_sentence
 from .native import check_model, check_vae, patched_model, patched_vae, run_in_tiles, start_from_the_latent
+from .newer import where_known
 from .paths import DEMO, fingerprint, resolve, weights_paths
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class OSEDiffApply(io.ComfyNode):
                     display_name="vae", tooltip="For VAE Encode of the enlarged picture, and for VAE Decode."
                 ),
             ],
+            **where_known(io.Schema, search_aliases=["super resolution", "restore", "one step"]),
         )
 
     @classmethod

@@ -23,6 +23,7 @@ from ..osediff_core.prompts.text import (
 from .errors import in_a_sentence
 from .images import split_image
 from .managed import ManagedWhole, choose_dtype
+from .newer import where_known
 from .paths import NO_TAGGER, fingerprint, resolve, tagger_paths, vocabulary_folder
 from .progress import progress_bar, say
 
@@ -87,6 +88,7 @@ class OSEDiffDAPELoader(io.ComfyNode):
             outputs=[
                 DapeType.Output(display_name="dape", tooltip="For OSEDiff DAPE Prompt or OSEDiff Upscale.")
             ],
+            **where_known(io.Schema, search_aliases=["tagger", "RAM", "recognize anything"]),
         )
 
     @classmethod
@@ -165,6 +167,7 @@ class OSEDiffDAPEPrompt(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            **where_known(io.Schema, search_aliases=["tagger", "caption", "describe image", "RAM"]),
         )
 
     @classmethod

@@ -20,6 +20,7 @@ from .errors import in_a_sentence
 from .images import join_image, split_image
 from .latents import pads_to, true_size, unpack_latent
 from .managed import ManagedModel, ModelType
+from .newer import where_known
 from .progress import say
 from .runtime import ComfyRuntime
 
@@ -60,6 +61,7 @@ class OSEDiffDecode(io.ComfyNode):
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The restored picture.")],
             hidden=[io.Hidden.unique_id],
+            **where_known(io.Schema, search_aliases=["super resolution", "restore"]),
         )
 
     @classmethod
@@ -74,9 +76,11 @@ class OSEDiffDecode(io.ComfyNode):
         colours, alpha = fit_reference(reference, size, len(z))
         if colours is None and color != "none":
             note += "\ncolours as the model made them: no reference is connected"
-        runtime, padded = ComfyRuntime(model), [side * model.idle.reduction for side in z.shape[-2:]]
+        runtime = ComfyRuntime(model, cls.hidden.unique_id)
+        padded = [side * model.idle.reduction for side in z.shape[-2:]]
         plan = make_plan(model.idle, *padded, count=len(z), runtime=runtime)
         plan.check()
+        runtime.show_plan(plan)
         sr = decode(model.idle, z, plan, runtime)  # (B, 3, h * f, w * f)
         image = finish(sr, sr, size, "none") if colours is None else finish_all(sr, colours, alpha, color)
         say(cls.hidden.unique_id, note)

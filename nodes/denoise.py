@@ -13,6 +13,7 @@ from .encode import CATEGORY
 from .errors import in_a_sentence
 from .latents import pack_latent, prompt_embeds, unpack_latent
 from .managed import ManagedModel, ModelType
+from .newer import where_known
 from .progress import say
 from .runtime import ComfyRuntime
 
@@ -28,6 +29,20 @@ def tile_input() -> io.Combo.Input:
         tooltip="Side of the tiles that the UNet works on, in latent pixels (one is 8 pixels of the picture "
         "for Stable Diffusion). auto: whole up to 768 × 768 pixels of the picture, in tiles of 768 (96 "
         "latent pixels) above. off: always whole. Smaller tiles need less memory.",
+    )
+
+
+def overlap_input(optional: bool = False) -> io.Int.Input:
+    """The overlap widget; where it is optional it is among the advanced ones."""
+    return io.Int.Input(
+        "overlap",
+        default=32,
+        min=0,
+        max=128,
+        tooltip="How far neighbouring tiles lie over each other, in latent pixels; with auto in those of "
+        "Stable Diffusion. Where it is not less than the tile, a third of that is used.",
+        optional=optional,
+        **(where_known(io.Int.Input, advanced=True) if optional else {}),
     )
 
 
@@ -70,14 +85,7 @@ class OSEDiffDenoise(io.ComfyNode):
                     tooltip="The prompt from OSEDiff Text Encode. Not connected: the empty prompt.",
                 ),
                 tile_input(),
-                io.Int.Input(
-                    "overlap",
-                    default=32,
-                    min=0,
-                    max=128,
-                    tooltip="How far neighbouring tiles lie over each other, in latent pixels; with auto in "
-                    "those of Stable Diffusion. Where it is not less than the tile, a third of that is used.",
-                ),
+                overlap_input(),
                 detail_input(),
             ],
             outputs=[
@@ -88,6 +96,7 @@ class OSEDiffDenoise(io.ComfyNode):
                 )
             ],
             hidden=[io.Hidden.unique_id],
+            **where_known(io.Schema, search_aliases=["super resolution", "restore"]),
         )
 
     @classmethod
@@ -105,9 +114,10 @@ class OSEDiffDenoise(io.ComfyNode):
         z_lq = unpack_latent(model.idle, latent)  # (B, C, h, w)
         embeds = prompt_embeds(model, conditioning)  # (1 or B, L, D)
         overlap, note = fitting_overlap(tile, overlap)
-        runtime, f = ComfyRuntime(model), model.idle.reduction
+        runtime, f = ComfyRuntime(model, cls.hidden.unique_id), model.idle.reduction
         size = [side * f for side in z_lq.shape[-2:]]
         plan = make_plan(model.idle, *size, runtime=runtime, tile=tile_value(tile), overlap=overlap)
+        runtime.show_plan(plan)
         z_hq = denoise(model.idle, z_lq, embeds, plan, runtime, detail)  # (B, C, h, w)
         if note:
             say(cls.hidden.unique_id, note)

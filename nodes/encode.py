@@ -11,23 +11,20 @@ from ..osediff_core.pipeline.plan import make_plan
 from ..osediff_core.pipeline.run import encode, encode_prompt, prepare
 from ..osediff_core.prompts.text import split_prompts
 from ..osediff_core.resize import crop, resize_alpha
+from ..osediff_core.sizes import SCALE
 from .errors import in_a_sentence
 from .images import join_image, split_image
 from .latents import SIZE_KEY, pack_latent
 from .managed import ManagedModel, ModelType
+from .newer import where_known
 from .runtime import ComfyRuntime
+from .sizes import chosen_size, scale_input, size_inputs, size_outputs
 
 CATEGORY = "OSEDiff/steps"
-SCALE_TIP = "How many times larger the result is: exactly width and height times the scale, rounded."
 IMAGE_TIP = (
     "The picture to restore. A batch is worked on picture by picture. For transparency, put Load Image's "
     "image and mask together with Join Image with Alpha first."
 )
-
-
-def scale_input() -> io.Float.Input:
-    """The scale widget, the same on every node that has one."""
-    return io.Float.Input("scale", default=4.0, min=1.0, max=16.0, step=0.1, tooltip=SCALE_TIP)
 
 
 def prompt_input() -> io.String.Input:
@@ -84,6 +81,7 @@ class OSEDiffLQEncode(io.ComfyNode):
                 ModelType.Input("model", tooltip="The model from OSEDiff Loader; its image encoder is used."),
                 io.Image.Input("image", tooltip=IMAGE_TIP),
                 scale_input(),
+                *size_inputs(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -96,20 +94,35 @@ class OSEDiffLQEncode(io.ComfyNode):
                     tooltip="The picture resized without restoring: the reference for OSEDiff Decode, or to "
                     "compare with.",
                 ),
+                *size_outputs(),
             ],
+            hidden=[io.Hidden.unique_id],
+            **where_known(io.Schema, search_aliases=["super resolution", "restore"]),
         )
 
     @classmethod
     @in_a_sentence
-    def execute(cls, model: ManagedModel, image: Tensor, scale: float) -> io.NodeOutput:
-        """LATENT (B, C, h, w) with the true size beside it, and IMAGE (B, H, W, 3 or 4)."""
+    def execute(
+        cls,
+        model: ManagedModel,
+        image: Tensor,
+        scale: float,
+        size: str = SCALE,
+        long_side: int = 2048,
+        megapixels: float = 4.0,
+        width: int = 1920,
+        height: int = 1080,
+    ) -> io.NodeOutput:
+        """LATENT (B, C, h, w) with the true size beside it, IMAGE (B, H, W, 3 or 4), and width and height."""
         colours, alpha = split_image(image)
         check_image(colours)
-        runtime, count = ComfyRuntime(model), len(colours)
-        plan = make_plan(model.idle, *colours.shape[-2:], count=count, scale=scale, runtime=runtime)
+        scale, middle = chosen_size(scale, size, long_side, megapixels, width, height).of(*colours.shape[-2:])
+        runtime, sides = ComfyRuntime(model, cls.hidden.unique_id), colours.shape[-2:]
+        plan = make_plan(model.idle, *sides, count=len(colours), scale=scale, middle=middle, runtime=runtime)
         plan.check()
+        runtime.show_plan(plan)
         padded = prepare(colours, plan)  # (B, 3, h * f, w * f)
         z = encode(model.idle, padded, plan, runtime)  # (B, C, h, w)
         latent = {"samples": pack_latent(model.idle, z), SIZE_KEY: plan.size}
-        alpha = None if alpha is None else resize_alpha(alpha, plan.size)
-        return io.NodeOutput(latent, join_image(crop(padded, plan.size), alpha))
+        alpha = None if alpha is None else resize_alpha(alpha, plan.resized, plan.middle)
+        return io.NodeOutput(latent, join_image(crop(padded, plan.size), alpha), plan.size[1], plan.size[0])

@@ -50,7 +50,8 @@ def in_a_sentence(execute: Callable[Given, Result]) -> Callable[Given, Result]:
 
 def without_folders(text: str) -> str:
     """A text with the files of ComfyUI's model folders by their names there."""
-    places = [place + os.sep for folder in FOLDERS for place in folder_paths.get_folder_paths(folder)]
+    known = [folder for folder in FOLDERS if folder in folder_paths.folder_names_and_paths]
+    places = [place + os.sep for folder in known for place in folder_paths.get_folder_paths(folder)]
     for place in sorted(places, key=len, reverse=True):
         text = text.replace(place, "")
     return text

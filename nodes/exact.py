@@ -20,6 +20,7 @@ from .apply import NATIVE
 from .errors import in_a_sentence
 from .images import join_image
 from .managed import Managed
+from .newer import where_known
 from .progress import progress_bar
 from .runtime import free_beside
 from .stock_vae import core_vae
@@ -71,6 +72,7 @@ class OSEDiffVAEEncodeExact(io.ComfyNode):
                 piece_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="As from VAE Encode.")],
+            **where_known(io.Schema, search_aliases=["tiled", "seamless"]),
         )
 
     @classmethod
@@ -107,6 +109,7 @@ class OSEDiffVAEDecodeExact(io.ComfyNode):
                 piece_input(),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="As from VAE Decode.")],
+            **where_known(io.Schema, search_aliases=["tiled", "seamless"]),
         )
 
     @classmethod

@@ -13,6 +13,7 @@ from ..osediff_core.choices import DTYPES
 from ..osediff_core.errors import OSEDiffError
 from .errors import in_a_sentence
 from .managed import ManagedModel, ModelType, choose_dtype
+from .newer import where_known
 from .paths import base_paths, fingerprint, resolve, vocabulary_folder, weights_paths
 
 CATEGORY = "OSEDiff"
@@ -63,6 +64,7 @@ class OSEDiffLoader(io.ComfyNode):
                 ),
             ],
             outputs=[ModelType.Output(display_name="model", tooltip="For the other OSEDiff nodes.")],
+            **where_known(io.Schema, search_aliases=["super resolution", "load upscaler", "restore"]),
         )
 
     @classmethod

@@ -8,15 +8,19 @@ from torch import Tensor
 from ..osediff_core.pipeline.run import restore
 from ..osediff_core.prompts.text import join_prompts
 from ..osediff_core.resize import resize_alpha, target_size
+from ..osediff_core.sizes import SCALE
 from .dape import DapeType, ManagedTagger, one_by_one, prompts_for
 from .decode import color_input
-from .denoise import detail_input, tile_input, tile_value
-from .encode import IMAGE_TIP, prompt_input, scale_input
+from .denoise import detail_input, fitting_overlap, overlap_input, tile_input, tile_value
+from .encode import IMAGE_TIP, prompt_input
 from .errors import in_a_sentence
 from .images import join_image, split_image
+from .keep import keep_regions
 from .managed import ManagedModel, ModelType
+from .newer import where_known
 from .progress import say
 from .runtime import ComfyRuntime
+from .sizes import chosen_size, scale_input, size_inputs, size_outputs
 
 
 class OSEDiffUpscale(io.ComfyNode):
@@ -29,7 +33,7 @@ class OSEDiffUpscale(io.ComfyNode):
             node_id="OSEDiffUpscale",
             display_name="OSEDiff Upscale",
             category="OSEDiff",
-            description="Restores and enlarges a picture in one step, to exactly scale times its size.",
+            description="Restores and enlarges a picture in one step, to exactly the size that is asked for.",
             inputs=[
                 ModelType.Input("model", tooltip="The model from OSEDiff Loader."),
                 io.Image.Input("image", tooltip=IMAGE_TIP),
@@ -44,12 +48,26 @@ class OSEDiffUpscale(io.ComfyNode):
                     tooltip="A tagger from OSEDiff DAPE Loader: it puts what it sees in each picture before "
                     "the prompt, as published. Not connected: the prompt alone.",
                 ),
+                io.Mask.Input(
+                    "keep",
+                    optional=True,
+                    tooltip="What stays as it was, only enlarged: faces, text, logos. White is kept, with a "
+                    "soft border. One mask for all pictures, or one for each.",
+                ),
+                *size_inputs(),
+                overlap_input(optional=True),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The restored picture."),
                 io.String.Output(display_name="prompt", tooltip="The prompt that was used."),
+                *size_outputs(),
             ],
             hidden=[io.Hidden.unique_id],
+            **where_known(
+                io.Schema,
+                search_aliases=["super resolution", "restore", "enhance", "upscaler", "image restoration"],
+                essentials_category="Image Tools",
+            ),
         )
 
     @classmethod
@@ -64,10 +82,19 @@ class OSEDiffUpscale(io.ComfyNode):
         tile: str,
         detail: float = 1.0,
         dape: ManagedTagger | None = None,
+        keep: Tensor | None = None,
+        overlap: int = 32,
+        size: str = SCALE,
+        long_side: int = 2048,
+        megapixels: float = 4.0,
+        width: int = 1920,
+        height: int = 1080,
     ) -> io.NodeOutput:
-        """IMAGE (B, floor(scale * H + 0.5), floor(scale * W + 0.5), 3 or 4), and the prompt."""
+        """IMAGE (B, height, width, 3 or 4), the prompt, and width and height."""
         colours, alpha = split_image(image)  # (B, 3, H, W)
-        size = target_size(colours.shape[-2], colours.shape[-1], scale)
+        scale, middle = chosen_size(scale, size, long_side, megapixels, width, height).of(*colours.shape[-2:])
+        resized = target_size(colours.shape[-2], colours.shape[-1], scale)
+        overlap, narrowed = fitting_overlap(tile, overlap)
         prompts = prompts_for(prompt, len(colours))
         if dape is not None:
             tagger = dape.load()
@@ -77,14 +104,19 @@ class OSEDiffUpscale(io.ComfyNode):
             colours,
             alpha=alpha,
             scale=scale,
+            middle=middle,
             prompt=prompts if len(prompts) > 1 else prompts[0],
             color=color,
             tile=tile_value(tile),
+            overlap=overlap,
             detail=detail,
             runtime=ComfyRuntime(model, cls.hidden.unique_id),
-        )  # (B, 3, *size)
+        )  # (B, 3, *middle)
+        if keep is not None:
+            restored = keep_regions(restored, colours, keep, resized, middle)
         used = join_prompts(prompts)
-        note = f"{size[1]} × {size[0]}" + (f"\n{used}" if dape is not None else "")
+        lines = (f"{middle[1]} × {middle[0]}", narrowed, used if dape is not None else "")
+        note = "\n".join(filter(None, lines))
         say(cls.hidden.unique_id, note)
-        alpha = None if alpha is None else resize_alpha(alpha, size)
-        return io.NodeOutput(join_image(restored, alpha), used, ui=ui.PreviewText(note))
+        alpha = None if alpha is None else resize_alpha(alpha, resized, middle)
+        return io.NodeOutput(join_image(restored, alpha), used, middle[1], middle[0], ui=ui.PreviewText(note))

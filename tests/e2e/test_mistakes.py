@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
@@ -19,10 +20,30 @@ def test_mistakes_before_the_run_are_sentences(server, comfy_server, graph):
     bad[comfy_server.find(nodes, "OSEDiffLQEncode")]["inputs"]["scale"] = 0
     with pytest.raises(comfy_server.RejectedError, match="smaller than min"):
         server.queue(bad)
-    bad = copy.deepcopy(nodes)
-    bad[comfy_server.find(nodes, "OSEDiffLoader")]["inputs"]["weights"] = "gone.safetensors"
-    with pytest.raises(comfy_server.RejectedError, match="the checkpoint is one of"):
-        server.queue(bad)
+
+
+def test_a_file_that_is_gone_is_one_error_on_its_own_node(server, comfy_server, graph):
+    """Later versions look before the run, 0.3.64 does not know the lists of such nodes: the loader does."""
+    nodes = graph("osediff_steps", comfy_server.MICRO)
+    loader = comfy_server.find(nodes, "OSEDiffLoader")
+    nodes[loader]["inputs"]["weights"] = "gone.safetensors"
+    try:
+        run = server.run(nodes)
+    except comfy_server.RejectedError as error:
+        found = json.loads(str(error))
+        broken = found.get("node_errors", found)
+        assert list(broken) == [loader]
+        assert [each["type"] for each in broken[loader]["errors"]] == ["value_not_in_list"]
+        assert "gone.safetensors" in broken[loader]["errors"][0]["details"]
+    else:
+        assert run.status == "error"
+        assert run.error.startswith("OSEDiff: the checkpoint 'gone.safetensors' is not there: choose one of")
+
+
+def test_an_overlap_that_cannot_be_is_mended_and_said(server, comfy_server, graph):
+    nodes = graph("osediff_steps", comfy_server.MICRO)
+    nodes[comfy_server.find(nodes, "OSEDiffDenoise")]["inputs"].update(tile="48", overlap=48)
+    assert server.run(nodes).status == "success"
 
 
 def test_mistakes_during_the_run_are_sentences(server, comfy_server, graph):
@@ -32,7 +53,7 @@ def test_mistakes_during_the_run_are_sentences(server, comfy_server, graph):
     nodes[upscale]["inputs"]["scale"] = ["zero", 0]
     run = server.run(nodes)
     assert run.status == "error"
-    assert "OSEDiffError" in run.error
+    assert run.error.startswith("OSEDiff: ")
     assert "scale" in run.error
 
 
@@ -53,8 +74,8 @@ def test_broken_and_hostile_checkpoints_are_refused(server, comfy_server, graph,
     for name in ("cut.safetensors", "bomb.pkl"):
         run = server.run(graph("osediff_one_node", {**comfy_server.MICRO, "weights": name}))
         assert run.status == "error"
-        assert "OSEDiffError" in run.error
+        assert run.error.startswith("OSEDiff: ")
         assert name in run.error
     assert not (tmp_path / "exploded").exists()
     run = server.run(graph("osediff_one_node", {"base": comfy_server.DEMO, "weights": "osediff.pkl"}))
-    assert "OSEDiffError" in run.error
+    assert run.error.startswith("OSEDiff: ")

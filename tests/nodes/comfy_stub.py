@@ -76,6 +76,7 @@ TYPES = {
     "Boolean": ("BOOLEAN", widget("label_on", "label_off")),
     "String": ("STRING", widget("multiline", "placeholder", "dynamic_prompts", "force_input")),
     "Image": ("IMAGE", Input),
+    "Mask": ("MASK", Input),
     "Latent": ("LATENT", Input),
     "Conditioning": ("CONDITIONING", Input),
     "Model": ("MODEL", Input),

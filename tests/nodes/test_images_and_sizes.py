@@ -14,7 +14,7 @@ DENOISE = {"tile": "auto", "overlap": 32}
 def steps(nodes, model, image, scale=4.0, prompt="cat", color="adain", tile="auto", overlap=32):
     """The block graph: the result, and what was on its wires."""
     words = nodes["OSEDiffTextEncode"].run(model=model, prompt=prompt).args[0]
-    latent, lq = nodes["OSEDiffLQEncode"].run(model=model, image=image, scale=scale).args
+    latent, lq, *_ = nodes["OSEDiffLQEncode"].run(model=model, image=image, scale=scale).args
     inputs = {"model": model, "latent": latent, "conditioning": words, "tile": tile, "overlap": overlap}
     restored = nodes["OSEDiffDenoise"].run(**inputs).args[0]
     out = nodes["OSEDiffDecode"].run(model=model, latent=restored, reference=lq, color=color)
@@ -66,7 +66,7 @@ def test_a_picture_off_the_8_bit_levels_is_not_rounded(pack, nodes, model, photo
 
 def test_latents_are_in_comfyuis_unscaled_units(pack, nodes, model, photo):
     image = photo(32, 32)
-    latent, lq = nodes["OSEDiffLQEncode"].run(model=model, image=image, scale=1.0).args
+    latent, lq, *_ = nodes["OSEDiffLQEncode"].run(model=model, image=image, scale=1.0).args
     scaled = model.idle.encode(lq.movedim(-1, 1))
     assert torch.allclose(latent["samples"] * model.idle.scaling_factor, scaled, atol=1e-6)
     assert not torch.allclose(latent["samples"], scaled, atol=1e-2)
@@ -74,7 +74,7 @@ def test_latents_are_in_comfyuis_unscaled_units(pack, nodes, model, photo):
 
 
 def test_denoise_without_a_conditioning_takes_the_empty_prompt(nodes, model, photo):
-    latent, _ = nodes["OSEDiffLQEncode"].run(model=model, image=photo(), scale=2.0).args
+    latent, *_ = nodes["OSEDiffLQEncode"].run(model=model, image=photo(), scale=2.0).args
     denoise, encode = nodes["OSEDiffDenoise"], nodes["OSEDiffTextEncode"]
     unconnected = denoise.run(model=model, latent=latent, **DENOISE).args[0]["samples"]
     by_prompt = [
@@ -86,7 +86,7 @@ def test_denoise_without_a_conditioning_takes_the_empty_prompt(nodes, model, pho
 
 
 def test_denoise_keeps_what_the_latent_carries(nodes, model, photo):
-    latent, _ = nodes["OSEDiffLQEncode"].run(model=model, image=photo(), scale=2.0).args
+    latent, *_ = nodes["OSEDiffLQEncode"].run(model=model, image=photo(), scale=2.0).args
     out = nodes["OSEDiffDenoise"].run(model=model, latent={**latent, "batch_index": [3]}, **DENOISE).args[0]
     assert out["osediff_size"] == (42, 68)
     assert out["batch_index"] == [3]

@@ -34,7 +34,7 @@ def names(comfy):
 def test_each_block_brings_its_own_part_and_no_other(nodes, model, photo, comfy):
     words = nodes["OSEDiffTextEncode"].run(model=model, prompt="cat").args[0]
     assert names(comfy) == [PARTS["text"]]
-    latent, lq = nodes["OSEDiffLQEncode"].run(model=model, image=photo(), scale=2.0).args
+    latent, lq, *_ = nodes["OSEDiffLQEncode"].run(model=model, image=photo(), scale=2.0).args
     assert names(comfy)[1:] == [PARTS["vae"]]
     done = (
         nodes["OSEDiffDenoise"]

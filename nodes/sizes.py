@@ -1,0 +1,78 @@
+"""The widgets that say how large the result is, and what they mean together."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..osediff_core.errors import OSEDiffError
+from ..osediff_core.sizes import COVER, FIT, LONG_SIDE, MEGAPIXELS, SCALE, SIZES, Size
+from .newer import where_known
+
+LARGEST = 32768  # pixels, for the widgets
+
+
+def scale_input() -> io.Float.Input:
+    """The scale widget, the same on every node that has one."""
+    return io.Float.Input(
+        "scale",
+        default=4.0,
+        min=1.0,
+        max=16.0,
+        step=0.01,
+        tooltip="How many times larger the result is: exactly width and height times the scale, rounded.",
+    )
+
+
+def size_inputs() -> list[io.Input]:
+    """The widgets of the other ways, which are optional and say nothing where the size goes by the scale."""
+    more = where_known(io.Int.Input, advanced=True)
+    pixels = {"min": 1, "max": LARGEST, "optional": True, **more}
+    return [
+        io.Combo.Input(
+            "size",
+            options=list(SIZES),
+            default=SCALE,
+            optional=True,
+            tooltip="What says how large the result is. scale: the number above. long side, megapixels: "
+            "those below. fit: the largest that lies within width × height. cover: exactly width × height, "
+            "where what stands out at two sides is cut off. Nothing is ever stretched.",
+            **more,
+        ),
+        io.Int.Input("long_side", default=2048, tooltip="Pixels, where size is long side.", **pixels),
+        io.Float.Input(
+            "megapixels",
+            default=4.0,
+            min=0.01,
+            max=1000.0,
+            step=0.01,
+            optional=True,
+            tooltip="Millions of pixels, where size is megapixels.",
+            **more,
+        ),
+        io.Int.Input("width", default=1920, tooltip="Pixels, where size is fit or cover.", **pixels),
+        io.Int.Input("height", default=1080, tooltip="Pixels, where size is fit or cover.", **pixels),
+    ]
+
+
+def size_outputs() -> list[io.Output]:
+    """The size of the result."""
+    return [
+        io.Int.Output(display_name="width", tooltip="Of the result, in pixels."),
+        io.Int.Output(display_name="height", tooltip="Of the result, in pixels."),
+    ]
+
+
+def chosen_size(
+    scale: float,
+    size: str = SCALE,
+    long_side: int = 2048,
+    megapixels: float = 4.0,
+    width: int = 1920,
+    height: int = 1080,
+) -> Size:
+    """The size that the widgets say; OSEDiffError for a way that is none."""
+    if size not in SIZES:
+        raise OSEDiffError(f"the size goes by one of {', '.join(SIZES)}, got {size!r}")
+    if size in (FIT, COVER):
+        return Size(size, box=(height, width))
+    return Size(size, {SCALE: scale, LONG_SIDE: long_side, MEGAPIXELS: megapixels}[size])
