@@ -8,16 +8,29 @@ from .errors import OSEDiffError
 
 if TYPE_CHECKING:
     from .model import OSEDiff
+    from .pictures.images import read_image, write_image
     from .pipeline.run import restore
     from .prompts.tagger import Tagger
 
-__all__ = ["OSEDiff", "OSEDiffError", "Tagger", "restore"]
+    __version__: str
 
-_HOMES = {"OSEDiff": ".model", "Tagger": ".prompts.tagger", "restore": ".pipeline.run"}
+__all__ = ["OSEDiff", "OSEDiffError", "Tagger", "__version__", "read_image", "restore", "write_image"]
+
+_HOMES = {
+    "OSEDiff": ".model",
+    "Tagger": ".prompts.tagger",
+    "read_image": ".pictures.images",
+    "restore": ".pipeline.run",
+    "write_image": ".pictures.images",
+}
 
 
 def __getattr__(name: str) -> object:
     """Import torch at the first use of a name that needs it, so that `osediff --help` does not wait."""
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("osediff")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

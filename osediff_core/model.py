@@ -62,6 +62,7 @@ class OSEDiff(nn.Module):
         self.offload_to: torch.device | None = None  # where parts go while they are needed; None: they stay
         self.compiled = False  # by `torch.compile`: then a half of the VAE that runs whole is one step
         self.embeddings = PromptCache()
+        self.made_of: tuple[str, str] | None = None  # base and weights, in words
         self.reduction = 2 ** (len(vae.config.block_out_channels) - 1)
         self.latent_channels, self.scaling_factor = vae.config.latent_channels, vae.config.scaling_factor
 
@@ -106,10 +107,25 @@ class OSEDiff(nn.Module):
         parts = load_base(base, dtype, home, edit, vocabulary=vocabulary)
         model = cls(parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.alphas_cumprod)
         model.offload_to = None if home == device else device
+        model.made_of = str(base), "none" if weights is None else str(weights)
         if compile:
             compile_parts([model.unet, model.vae.encoder, model.vae.decoder])
             model.compiled = True
         return model.eval().requires_grad_(False)
+
+    def __repr__(self) -> str:
+        """Say in five lines what it is; the parts can be printed each."""
+        base, weights = self.made_of or ("parts that were put together", "as they are")
+        parts = {"UNet": self.unet, "VAE": self.vae, "text encoder": self.text_encoder}
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        lines = (
+            f"base: {base}",
+            f"weights: {weights}",
+            "parameters: " + ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in counts.items()),
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}, latents of "
+            f"{self.latent_channels} channels at 1/{self.reduction} of the size",
+        )
+        return "\n  ".join((type(self).__name__, *lines))
 
     @property
     def encoder_part(self) -> Part:

@@ -13,7 +13,12 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ..device.huge_pages import ask_for_huge_pages
-from .console import fit_console
+from .console import FAILED, fit_console, messages, say
+
+NO_TORCH = (
+    "PyTorch is not installed: pip install torch (on Linux a build for CUDA of several GB; for a processor "
+    "alone or ROCm take the line that https://pytorch.org/get-started/locally shows), then try again"
+)
 
 
 class Command(NamedTuple):
@@ -44,8 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     ask_for_huge_pages(os.environ)
     fit_console()
-    if argv and argv[0] in COMMANDS:
-        return import_module(f"{__package__}.{COMMANDS[argv[0]].module}").main(argv[1:])
-    from . import restore
+    try:
+        if argv and argv[0] in COMMANDS:
+            return import_module(f"{__package__}.{COMMANDS[argv[0]].module}").main(argv[1:])
+        from . import restore
 
-    return restore.main(argv, {name: command.what for name, command in COMMANDS.items()})
+        return restore.main(argv, {name: command.what for name, command in COMMANDS.items()})
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        with messages(quiet=False):
+            say(f"error: {NO_TORCH}")
+        return FAILED
