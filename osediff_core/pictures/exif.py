@@ -19,7 +19,6 @@ from typing import BinaryIO
 from PIL import Image
 
 from .. import limits
-from ..errors import first_line
 from .blocks import LONGEST_SEGMENT
 from .files import format_of
 
@@ -113,7 +112,7 @@ def read_exif(load: Callable[[], Image.Exif] | None, name: str) -> Photo:
             log.warning("%s: its EXIF block is damaged (%s) and was left out", name, error)
             return Photo(None, orientation, dpi, adobe)
     if passed_over:
-        why = first_line(passed_over[0].message)
+        why = str(passed_over[0].message).strip()
         log.warning("%s: its EXIF block is damaged (%s); what can be read is kept", name, why)
     return Photo(kept, orientation, dpi, adobe)
 
