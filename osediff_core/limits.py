@@ -14,16 +14,20 @@ TENSORS = 50_000  # in a file; 1,300 in Stable Diffusion 2.1-base
 NESTING = 8  # tables called "state_dict" in each other; 1 in what lightning writes
 NAME = 1000  # letters of the name of a tensor; about 100 there
 SIDES = 8  # dimensions of a tensor
-SHARING = 4  # how many times the bytes of a file its tensors may have together, because tensors share them
+SHARING = 4  # how many times the bytes of a file its tensors, or the parts of a TIFF, may have together
 
 # Of pictures; PIL.Image.MAX_IMAGE_PIXELS besides, twice of which is the most that any may have.
 PIXEL_BYTES = 128 << 20  # unpacked: from here on a file has at least as many bytes as the next line asks
 UNPACKED = 200  # bytes of pixels for each byte of a file; photographs stay below 20
-BLOCK_BYTES = 16 << 20  # a profile, a text, EXIF once unpacked; the longest profiles of printers have 4 MB
+BLOCK_BYTES = 16 << 20  # a profile, a text once unpacked; the longest profiles of printers have 4 MB
 TEXTS_BYTES = 32 << 20  # all texts of a picture; a workflow of ComfyUI has 2 MB at most
 XMP_BYTES = 1 << 20  # XMP is parsed, which takes some thirty times as much; 0.1 MB in edited photographs
 TIFF_TAGS = 10_000  # of a page; about 100 in what cameras write
+EXIF_BYTES = 1 << 20  # EXIF is taken apart value by value; 64 kB in JPEG, and a thumbnail has no more
+TIFF_PARTS = 200_000  # strips and tiles of a page; as many as rows where software writes row by row
+TIFF_NUMBERS = 300_000  # of a page beside the places of its parts; a palette for 16 bits has 196,608
 SEGMENTS = 100_000  # of a JPEG; a few hundred in one that was scanned in many passes
+SCANS = 100  # passes of a JPEG, of which a few bytes take as long as all of its pixels; 10 in most
 
 SCHEDULE_STEPS = 100_000  # of a noise schedule; 1000 in Stable Diffusion
 LEVELS = 16  # of a UNet or VAE; 4 there

@@ -7,13 +7,18 @@ tags about how the old file was stored.
 
 from __future__ import annotations
 
+import io
 import logging
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
+from .. import limits
 from .blocks import LONGEST_SEGMENT
 from .files import format_of
 
@@ -59,10 +64,30 @@ class Photo:
     adobe: bool = False
 
 
+class Bounded:
+    """A file that gives Pillow's reader of EXIF no more than `limits.EXIF_BYTES`, each byte as often as read.
+
+    Values may lie anywhere and overlap, so that those of a small block can be long.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell = file.seek, file.tell
+        self._file, self._room = file, limits.EXIF_BYTES
+
+    def read(self, size: int) -> bytes:
+        """Read `size` bytes, or to the end of the file. Raises ValueError where that is too much."""
+        content = self._file.read(min(size, self._room + 1))
+        self._room -= len(content)
+        if self._room < 0:
+            raise ValueError(f"it is longer than {limits.EXIF_BYTES >> 20} MiB")
+        return content
+
+
 def exif_of(block: bytes) -> Image.Exif:
-    """Parse a block, with or without JPEG's name in front. Raises anything where it is damaged."""
+    """Parse a block, with or without JPEG's name in front. Raises anything for damaged and too long ones."""
     exif = Image.Exif()
-    exif.load(block)
+    if content := re.sub(rb"^(Exif\0\0){1,2}", b"", block):
+        exif.load_from_fp(Bounded(io.BytesIO(content)))  # type: ignore[arg-type]
     return exif
 
 
@@ -70,20 +95,26 @@ def read_exif(load: Callable[[], Image.Exif] | None, name: str) -> Photo:
     """Read what `load` gives; of a damaged block what can be had is used, and that is said."""
     if load is None:
         return Photo()
-    orientation = dpi = None
+    orientation = dpi = kept = None
     adobe = False
-    try:
-        old = load()
-        orientation = old.get(ORIENTATION)
-        dpi = _resolution(old)
-        # Pillow looks for this block inside the camera's, and may fail where it is not there.
-        inside = INTEROPERABILITY in old.get_ifd(CAMERA_BLOCK)
-        rule = old.get_ifd(INTEROPERABILITY).get(1) if inside else None
-        adobe = str(rule).startswith("R03")
-        return Photo(_kept(old), orientation, dpi, adobe)
-    except Exception as error:  # damaged blocks make Pillow raise anything; the picture itself is fine
-        log.warning("%s: its EXIF block is damaged (%s) and was left out", name, error)
-        return Photo(None, orientation, dpi, adobe)
+    with warnings.catch_warnings(record=True) as passed_over:  # what Pillow leaves out, value by value
+        warnings.simplefilter("always")
+        try:
+            old = load()
+            orientation = old.get(ORIENTATION)
+            dpi = _resolution(old)
+            # Pillow looks for this block inside the camera's, and may fail where it is not there.
+            inside = INTEROPERABILITY in old.get_ifd(CAMERA_BLOCK)
+            rule = old.get_ifd(INTEROPERABILITY).get(1) if inside else None
+            adobe = str(rule).startswith("R03")
+            kept = _kept(old)
+        except Exception as error:  # damaged blocks make Pillow raise anything; the picture itself is fine
+            log.warning("%s: its EXIF block is damaged (%s) and was left out", name, error)
+            return Photo(None, orientation, dpi, adobe)
+    if passed_over:
+        why = str(passed_over[0].message).strip()
+        log.warning("%s: its EXIF block is damaged (%s); what can be read is kept", name, why)
+    return Photo(kept, orientation, dpi, adobe)
 
 
 def _resolution(exif: Image.Exif) -> tuple[float, float] | None:

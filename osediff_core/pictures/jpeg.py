@@ -69,6 +69,11 @@ def read_jpeg(file: BinaryIO, path: str, name: str) -> Opened:
         )
     height, width = struct.unpack(">HH", found.frame[1:5])
     check_size((width, height), file, path)
+    if len(found.scans) > limits.SCANS:
+        raise OSEDiffError(
+            f"{path} passes over its pixels more than {limits.SCANS} times, which would take too long; "
+            "save it as JPEG again"
+        )
     if found.end is None:
         if not (_covers_all(found) and _is_whole(found)):
             raise OSEDiffError(
@@ -125,6 +130,8 @@ def _segments(content: bytes) -> Segments:
             found.frame, found.frame_kind = whole[4:], kind
         elif kind == SCAN:
             found.scans.append(whole[4:])
+            if len(found.scans) > limits.SCANS:
+                break
     return found
 
 

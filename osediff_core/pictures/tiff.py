@@ -6,10 +6,11 @@ to Pillow where its answer is right, and refused by name where it is not. Number
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
@@ -20,6 +21,7 @@ from PIL import Image, ImagePalette, TiffImagePlugin, UnidentifiedImageError
 from .. import limits
 from ..errors import OSEDiffError
 from .blocks import TIFF_IPTC, TIFF_XMP, Notes
+from .exif import Bounded
 from .filling import is_filled_up, warn_of_filling
 from .opened import WITH_ALPHA, Opened, check_size
 from .pixels import levels, to_srgb
@@ -49,6 +51,9 @@ TYPES = {1: "u", 2: "i", 3: "f"}
 TYPE_NAMES = {"u": "unsigned", "i": "signed", "f": "floating-point"}
 TYPES_READ = ("u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8")
 PREMULTIPLIED, UNASSOCIATED = 1, 2
+PARTS = {STRIPS, STRIP_BYTES, TILES, TILE_BYTES}
+# Bytes of a value by its type; those of one byte are kept as they are, the others become numbers.
+VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 # Pixels by which a tile may be larger than the picture that it belongs to.
 LARGEST_MARGIN = 1 << 22
 REMEDY = "save it as 8- or 16-bit RGB or grey, uncompressed"
@@ -135,10 +140,12 @@ def _tags(file: BinaryIO, path: str) -> TiffImagePlugin.ImageFileDirectory_v2:
     big, order = len(head) == 16, "<" if head[:2] == b"II" else ">"
     file.seek(at)
     count = int.from_bytes(file.read(8 if big else 2), "little" if order == "<" else "big")
-    entries = struct.Struct(f"{order}H{'18' if big else '10'}x")
+    entries = struct.Struct(f"{order}HHQ8x" if big else f"{order}HHI4x")  # tag, type, count, value or place
     content = file.read(entries.size * min(count, limits.TIFF_TAGS))
     whole = content[: len(content) // entries.size * entries.size]
-    there = {number for (number,) in entries.iter_unpack(whole)}
+    stated = list(entries.iter_unpack(whole))
+    _check_values(stated, file.seek(0, io.SEEK_END), path)
+    there = {number for number, _, _ in stated}
     tags = TiffImagePlugin.ImageFileDirectory_v2(head)
     if len(content) == entries.size * count:
         file.seek(at)
@@ -152,12 +159,35 @@ def _tags(file: BinaryIO, path: str) -> TiffImagePlugin.ImageFileDirectory_v2:
     return tags
 
 
+def _check_values(stated: Iterable[tuple[int, int, int]], length: int, path: str) -> None:
+    """Raise OSEDiffError for entries (tag, type, count) whose values would take too much to read.
+
+    length: bytes of the file. What is longer than it is damage, and is passed over.
+    """
+    taken = parts = numbers = 0
+    for tag, kind, count in stated:
+        size = VALUE_BYTES.get(kind, 0) * count
+        if not 0 < size <= length:
+            continue
+        taken += size
+        if tag in PARTS:
+            parts = max(parts, count)
+        elif VALUE_BYTES[kind] > 1:
+            numbers += count
+    if taken > limits.SHARING * length or parts > limits.TIFF_PARTS or numbers > limits.TIFF_NUMBERS:
+        raise OSEDiffError(
+            f"{path} holds too much beside its pixels ({taken:,} bytes in tags, {parts:,} parts) to be read "
+            "safely; save it as TIFF again"
+        )
+
+
 def _exif(file: BinaryIO) -> Image.Exif:
     head, at = _start(file)
     exif = Image.Exif()
     exif.bigtiff, exif.endian = len(head) == 16, "<" if head[:2] == b"II" else ">"
     file.seek(0)
     exif.load_from_fp(file, at)
+    exif.fp = Bounded(file)  # type: ignore[assignment]  # the blocks of camera and place
     return exif
 
 
@@ -209,21 +239,24 @@ def _samples(file: BinaryIO, tags: Mapping[int, Any], layout: Layout, path: str)
     if min(across, down) < 1 or across * down > layout.width * layout.height + LARGEST_MARGIN:
         raise OSEDiffError(f"{path} is damaged: its parts are {across}x{down} pixels; copy it again")
     deep = 1 if layout.planar else layout.samples  # samples of a pixel in one part
-    out = np.empty((layout.height, layout.width, layout.samples), layout.dtype)
-    places = [
+    count = layout.samples // deep * -(-layout.height // down) * -(-layout.width // across)
+    if min(len(offsets), len(counts)) < count:
+        raise OSEDiffError(
+            f"{path} is damaged: {count} parts of pixels, {len(offsets)} places; copy it again"
+        )
+    if layout.compression in DEFLATE and sum(counts) > limits.SHARING * file.seek(0, io.SEEK_END):
+        raise OSEDiffError(f"{path} is damaged: its parts are longer than the file; copy it again")
+    places = (
         (plane, y, x)
         for plane in range(layout.samples // deep)
         for y in range(0, layout.height, down)
         for x in range(0, layout.width, across)
-    ]
-    if min(len(offsets), len(counts)) < len(places):
-        raise OSEDiffError(
-            f"{path} is damaged: {len(places)} parts of pixels, {len(offsets)} places; copy it again"
-        )
-    for (plane, y, x), offset, count in zip(places, offsets, counts, strict=False):
+    )
+    out = np.empty((layout.height, layout.width, layout.samples), layout.dtype)
+    for (plane, y, x), offset, size in zip(places, offsets, counts, strict=False):
         rows = down if tiled else min(down, layout.height - y)
         file.seek(offset)
-        part = _part(file, count, (rows, across, deep), tags.prefix, layout, path)  # type: ignore[attr-defined]
+        part = _part(file, size, (rows, across, deep), tags.prefix, layout, path)  # type: ignore[attr-defined]
         target = out[y : y + rows, x : x + across, plane * deep : (plane + 1) * deep]
         target[:] = part[: target.shape[0], : target.shape[1]]
     return out
