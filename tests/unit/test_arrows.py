@@ -30,6 +30,7 @@ LAYERS = [
     {"weights"},
     {"vae"},
     {"pictures"},
+    {"report"},
     {"base"},
     {"prompts"},
     {"model"},
