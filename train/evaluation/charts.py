@@ -12,12 +12,12 @@ from .tables import number
 
 COLOURS = 8
 """Classes c0 to c7 of the page's style; a ninth method begins anew, dashed."""
-WIDTH, LINE = 420, 18
-CENTRE, RADIUS = (210, 160), 112
+WIDTH, LINE = 480, 18
+CENTRE, RADIUS = (240, 160), 112
 WORST = 0.15
 """Where on an axis of the radar the worst method is, of 1 for the best: at 0 all would meet."""
 LEAST_AXES = 3
-LEFT, RIGHT, TOP, BOTTOM = 62, 400, 24, 220
+LEFT, RIGHT, TOP, BOTTOM = 62, 460, 24, 220
 """Of the plot of quality against time."""
 LOG_FROM = 10
 """How many times slower the slowest is than the fastest where time gets a logarithmic axis."""
