@@ -2,6 +2,7 @@
 
 python -m train.benchmark CONFIG.toml                       # print the tables
 python -m train.benchmark CONFIG.toml --doc docs/evidence.md
+python -m train.benchmark CONFIG.toml --report F.html       # and a page to look at, with all pictures
 
 A stopped run goes on where it stopped. docs/evaluation.md has an example of the configuration.
 """
@@ -16,11 +17,13 @@ from pathlib import Path
 from osediff_core.commands.console import show
 from osediff_core.device.huge_pages import ask_for_huge_pages
 from osediff_core.errors import OSEDiffError
+from osediff_core.report.page import check_page, write_report
 from osediff_core.text_files import read_text
 from osediff_core.whole_files import write_whole
 
 from .console import refuse, start_console
 from .evaluation.comparison import ComparisonConfig, compare, remedies, report
+from .evaluation.looking import comparison_report
 from .tables import read_config
 
 BEGIN, END = "<!-- python -m train.benchmark: begin -->", "<!-- python -m train.benchmark: end -->"
@@ -38,6 +41,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("config", type=Path, metavar="CONFIG.toml", help="methods, sets and metrics")
     parser.add_argument("--doc", type=Path, metavar="F", help="Markdown page to put the tables into")
+    page_help = "page to look at, in one file: tables, charts, every picture by every method"
+    parser.add_argument("--report", type=Path, metavar="F.html", help=page_help)
     return parser.parse_args(argv)
 
 
@@ -48,10 +53,14 @@ def main(argv: list[str] | None = None) -> int:
     ask_for_huge_pages(os.environ)
     try:
         config = read_config(ComparisonConfig, args.config)
+        if args.report is not None:
+            check_page(args.report)
         cells = compare(config)
         text = report(config, cells)
         if args.doc is not None:
             write_whole(args.doc, inserted(args.doc, text).encode())
+        if args.report is not None:
+            write_report(args.report, comparison_report(config, cells))
         show("\n\n".join(filter(None, [text, remedies(config, cells)])))
     except OSEDiffError as error:
         return refuse(error)

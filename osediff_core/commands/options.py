@@ -75,6 +75,8 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep nothing of the file but the picture: no EXIF, XMP, text, ...",
     )
+    report = "also write a page to look at, before and after of every picture of OUT"
+    add("--report", type=Path, metavar="F.html", help=report)
     add("--quality", type=_whole(1, 100), metavar="N", help="of JPEG (default 95), WebP (default lossless)")
 
 

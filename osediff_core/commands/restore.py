@@ -44,6 +44,10 @@ def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
     try:
         process = this_process(environment)
         jobs = _jobs(args, process)
+        if args.report is not None:
+            from .before_after import check_report
+
+            check_report(args, process)
     except OSEDiffError as error:
         say(f"error: {error}")
         return USAGE
@@ -58,7 +62,7 @@ def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
         return report(Outcome(0, jobs.already, []), jobs, process, args.source, args.target)
     if not jobs.todo:
         note(f"nothing to do: all {jobs.already} are there already (--overwrite does them again)")
-        return DONE
+        return _write_report(args, jobs.there)
     try:
         model = _load(args, process)
         if args.plan:
@@ -188,7 +192,24 @@ def _go_through(
         if reason is not None
     ]
     outcome = Outcome(len(jobs.todo) - len(failures), jobs.already, failures)
-    return report(outcome, jobs, process, args.source, args.target)
+    status = report(outcome, jobs, process, args.source, args.target)
+    done = [job for job, reason in results if reason is None]
+    return max(status, _write_report(args, [*jobs.there, *done]))
+
+
+def _write_report(args: argparse.Namespace, done: Sequence[Job]) -> int:
+    """Write the page of the pictures that are done, where one is asked for; return the exit status."""
+    if args.report is None or not done:
+        return DONE
+    from .before_after import write_before_after
+
+    try:
+        write_before_after(args, done)
+    except OSEDiffError as error:
+        say(f"error: {error}")
+        return FAILED
+    note(f"wrote {args.report}")
+    return DONE
 
 
 @contextmanager

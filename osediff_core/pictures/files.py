@@ -48,12 +48,17 @@ def check_target(path: str | Path, size: tuple[int, int] | None = None) -> None:
             f"{kind} holds at most {longest} pixels a side, and {path.name} would have {size[1]}x{size[0]}; "
             "write PNG or TIFF, or take a smaller scale"
         )
+    check_place(path, "a picture")
+
+
+def check_place(path: Path, what: str) -> None:
+    """Raise OSEDiffError where no file could be written to `path`, found out by a small one beside it."""
     beside = name_beside(path)
     try:
         if path.is_dir():
-            raise OSEDiffError(f"{path} is a folder, and a picture was to be written there; name a file")
+            raise OSEDiffError(f"{path} is a folder, and {what} was to be written there; name a file")
         if path.exists() and not path.is_file():
-            raise OSEDiffError(f"{path} is a pipe, socket or device; name a file for the picture")
+            raise OSEDiffError(f"{path} is a pipe, socket or device; name a file for {what}")
         if not path.parent.is_dir():
             raise OSEDiffError(f"there is no folder {path.parent}; make it first")
         beside.touch(exist_ok=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import OSEDiffError
@@ -28,14 +28,19 @@ class Job:
 class Jobs:
     """What is to be done, and what is not.
 
-    already: how many results of a folder are there. other_size: how many of these are not as large as `size`
-    would make them. left_out: what else the folder holds, in words.
+    there: those of a folder whose results are there already. other_size: how many of these are not as large
+    as `size` would make them. left_out: what else the folder holds, in words.
     """
 
     todo: list[Job]
-    already: int = 0
+    there: list[Job] = field(default_factory=list)
     other_size: int = 0
     left_out: str = ""
+
+    @property
+    def already(self) -> int:
+        """How many results of a folder are there already."""
+        return len(self.there)
 
 
 def find_jobs(
@@ -125,7 +130,7 @@ def _left(jobs: list[Job], left_out: str, size: Size, *, overwrite: bool, look_o
     if left and not look_only:
         check_target(left[0].target)
     other = sum(_differs(job.source, job.target, size) for job in there)
-    return Jobs(left, len(there), other, left_out)
+    return Jobs(left, there, other, left_out)
 
 
 def _prepare(folder: Path) -> None:

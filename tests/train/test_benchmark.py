@@ -120,6 +120,59 @@ def test_methods_by_sets_beside_the_published_figures(place, micro, capsys, here
     assert torch.equal(written, to_levels(restore(model, lq, scale=4)))
 
 
+def test_a_page_to_look_at_has_every_picture_by_every_method(place, micro, capsys, here):
+    page = place / "page.html"
+    path = config_file(place, micro)
+    assert benchmark.main([str(path), "--report", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    found = {case["name"]: case for case in cases_of(text)}
+    assert set(found) == {"a", "b"}
+    labels = ["LQ", "bicubic", "best blur", "OSEDiff, micro", "originals", "HQ"]
+    for case in found.values():
+        assert [view["label"] for view in case["views"]] == labels
+        assert case["views"][case["main"]]["label"] == "OSEDiff, micro"
+        assert [view["difference"] == "" for view in case["views"]] == [False] * 5 + [True]
+        assert case["views"][4]["note"] == "PSNR-Y, dB 80.00; SSIM-Y 1.0000"
+    rows = re.findall(r"<td><bdi>(worst 1|best 1)</bdi></td>(.*?)</tr>", text)
+    assert [name for name, _ in rows] == ["worst 1", "best 1"]
+    gaps = [float(re.findall(r"<bdi>([+-][\d.]+)</bdi>", rest)[0]) for _, rest in rows]
+    assert gaps[0] <= gaps[1]  # our method minus bicubic in PSNR
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.startswith("| RealSR | OSEDiff, micro |"))
+    assert "".join(f"<td><bdi>{cell.strip()}</bdi></td>" for cell in row.split("|")[1:-1]) in text
+    measured, published = text.split('id="s2">Published')
+    assert "RealSR, as published" in published  # the radar of NIQE, PSNR and SSIM
+    assert "StableSR" not in measured
+    assert "needs pyiqa" in measured
+    assert str(place) not in text  # nor pip install, which is for who is at this machine
+    assert "pip install" not in text
+
+
+def test_a_page_without_a_reference_or_metrics_of_pictures(place, micro, capsys, here):
+    path = place / "compare.toml"
+    path.write_text(
+        f"out = '{place / 'out'}'\nmetrics = ['niqe']\n[sets.RealSR]\nfolder = '{place}'\n"
+        "[methods.HQ]\nkind = 'folder'\noutputs = '{folder}/test_HR'\n"
+    )
+    assert benchmark.main([str(path), "--report", str(place / "page.html")]) == 0
+    (first, second) = cases_of((place / "page.html").read_text(encoding="utf-8"))
+    assert [view["label"] for view in first["views"]] == ["LQ", "bicubic", "HQ", "HQ"]
+    assert (first["name"], second["name"]) == ("a", "b")
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_restored(place, micro, capsys):
+    path = config_file(place, micro)
+    assert benchmark.main([str(path), "--report", str(place / "page.md")]) == 2
+    assert "to end in .html" in capsys.readouterr().err
+    assert not (place / "out").exists()
+
+
+def cases_of(text):
+    return [
+        json.loads(one) for one in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text)
+    ]
+
+
 def test_what_is_there_is_not_restored_again(place, micro, capsys, here, monkeypatch):
     path = config_file(place, micro)
     assert benchmark.main([str(path)]) == 0

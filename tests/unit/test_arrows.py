@@ -30,6 +30,7 @@ LAYERS = [
     {"weights"},
     {"vae"},
     {"pictures"},
+    {"report"},
     {"base"},
     {"prompts"},
     {"model"},
@@ -46,7 +47,8 @@ EVALUATION = [
     {"data_sets", "measures"},
     {"scores", "methods"},
     {"tables", "restoring"},
-    {"comparison"},
+    {"comparison", "charts"},
+    {"looking"},
 ]
 """Modules of train/evaluation, bottom up, as its docstring has them."""
 

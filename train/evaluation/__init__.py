@@ -2,5 +2,5 @@
 
 `metrics.toml` is the table of metrics, `published.toml` the paper's figures. From the bottom up:
 metric_table, pairs, statistics and published; data_sets and measures; scores and methods; tables and
-restoring; comparison.
+restoring; comparison and charts; looking.
 """

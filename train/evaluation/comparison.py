@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.report.page import Table
 
 from .data_sets import DataSet, SetConfig, open_set
 from .methods import MethodConfig, outputs_folder
@@ -16,8 +17,8 @@ from .pairs import Pair
 from .published import published_rows, read_published
 from .restoring import Run, restore_set
 from .scores import Scores, Work, score
-from .statistics import RESAMPLES, Summary
-from .tables import NOTHING, difference_rows, differences, notes, paper_rows, published_table
+from .statistics import RESAMPLES
+from .tables import NOTHING, difference_rows, differences, markdown, notes, paper_rows, published_table
 
 
 @dataclass(frozen=True)
@@ -92,34 +93,65 @@ def compare(config: ComparisonConfig) -> list[Cell]:
 
 def _cell(config: ComparisonConfig, metrics: Mapping[str, Metric], data: DataSet, method: str) -> Cell:
     chosen, out = config.methods[method], place_of(config, data, method)
-    if chosen.kind == "folder":
-        run, pairs = None, data.paired_with(outputs_folder(chosen, data))
-    else:
+    run = None
+    if chosen.kind != "folder":
         run = restore_set(chosen, data, out, config.device, config.threads)
-        pairs = [Pair(pair.name, out / f"{pair.name}.png", pair.hq) for pair in data.pairs]
+    pairs = restored_pairs(config, data, method)
     store = out.with_name(f"{out.name}.json")
     store.parent.mkdir(parents=True, exist_ok=True)
     work = Work(config.device, config.workers, f"{data.name}, {method}")
     return Cell(data.name, method, score(pairs, metrics, work, store), run)
 
 
+def restored_pairs(config: ComparisonConfig, data: DataSet, method: str) -> list[Pair]:
+    """Return where a method's pictures of a set are, with their originals, under the names of the set."""
+    chosen, out = config.methods[method], place_of(config, data, method)
+    if chosen.kind == "folder":
+        return data.paired_with(outputs_folder(chosen, data))
+    return [Pair(pair.name, out / f"{pair.name}.png", pair.hq) for pair in data.pairs]
+
+
 def report(config: ComparisonConfig, cells: Sequence[Cell]) -> str:
     """All tables as Markdown: what was measured, differences from the reference, and the paper's figures."""
     metrics = choose_metrics(config.metrics)
-    rows = [(cell.data_set, cell.method, cell.scores, _taken(cell.run)) for cell in cells]
-    parts = ["## Measured", _what(cells), paper_rows(metrics, rows, ("s/picture", "peak, GiB"))]
+    parts = ["## Measured", _what(cells), _markdown(measured_table(metrics, cells))]
     parts.append(notes(metrics, [cell.scores for cell in cells], remedies=False))
     if config.reference:
         parts += [
-            f"Each picture minus {config.reference}'s: mean, and 95 % interval of {RESAMPLES} resamples "
-            "over the pictures; bold where zero lies outside.",
-            difference_rows(metrics, _gaps(config.reference, metrics, cells), config.reference),
+            differences_text(config.reference),
+            _markdown(difference_table(config.reference, metrics, cells)),
         ]
     published = [row for name in config.sets for row in published_rows(name)]
     if published:
-        source = f"Stated by {read_published()[1]}; nothing in this table was measured here."
-        parts += ["## Published", source, published_table(metrics, published)]
+        parts += ["## Published", published_text(), _markdown(published_table(metrics, published))]
     return "\n\n".join(part for part in parts if part)
+
+
+def measured_table(metrics: Mapping[str, Metric], cells: Sequence[Cell]) -> Table:
+    """The paper's table of what was measured, with what restoring took."""
+    rows = [(cell.data_set, cell.method, cell.scores, _taken(cell.run)) for cell in cells]
+    return paper_rows(metrics, rows, ("s/picture", "peak, GiB"))
+
+
+def difference_table(reference: str, metrics: Mapping[str, Metric], cells: Sequence[Cell]) -> Table:
+    """Each other method's differences from the reference, set by set."""
+    base = {cell.data_set: cell.scores for cell in cells if cell.method == reference}
+    others = [cell for cell in cells if cell.method != reference]
+    gaps = [(c.data_set, c.method, differences(metrics, c.scores, base[c.data_set])) for c in others]
+    return difference_rows(metrics, gaps, reference)
+
+
+def differences_text(reference: str) -> str:
+    """How the table of differences is read."""
+    return (
+        f"Each picture minus {reference}'s: mean, and 95 % interval of {RESAMPLES} resamples "
+        "over the pictures; bold where zero lies outside."
+    )
+
+
+def published_text() -> str:
+    """Where the published figures are from."""
+    return f"Stated by {read_published()[1]}; nothing in this table was measured here."
 
 
 def remedies(config: ComparisonConfig, cells: Sequence[Cell]) -> str:
@@ -130,14 +162,20 @@ def remedies(config: ComparisonConfig, cells: Sequence[Cell]) -> str:
 def _what(cells: Sequence[Cell]) -> str:
     """How many pictures each set has, and what each method is."""
     sets = {cell.data_set: len(cell.scores.contents) for cell in cells}
-    lines = [", ".join(f"{name}: {count} pictures" for name, count in sets.items()) + "."]
+    heads = ", ".join(f"{name}: {count} pictures" for name, count in sets.items()) + "."
+    return "\n".join([heads, "", *(f"- {name}: {text}" for name, text in method_texts(cells).items())])
+
+
+def method_texts(cells: Sequence[Cell]) -> dict[str, str]:
+    """What each method is, and where it ran."""
+    texts = {}
     for method in dict.fromkeys(cell.method for cell in cells):
         runs = {cell.data_set: cell.run for cell in cells if cell.method == method and cell.run}
         what = {name: f"{run.what}; {run.machine}" for name, run in runs.items()}
         same = len(set(what.values())) == 1
         told = next(iter(what.values())) if same else "; ".join(f"{text} for {n}" for n, text in what.items())
-        lines.append(f"- {method}: {told or 'pictures that somebody else restored'}")
-    return "\n".join([lines[0], "", *lines[1:]])
+        texts[method] = told or "pictures that somebody else restored"
+    return texts
 
 
 def _taken(run: Run | None) -> tuple[str, str]:
@@ -147,9 +185,5 @@ def _taken(run: Run | None) -> tuple[str, str]:
     return f"{run.typical:.2f}", f"{run.peak / 2**30:.2f}" if run.peak else NOTHING
 
 
-def _gaps(
-    reference: str, metrics: Mapping[str, Metric], cells: Sequence[Cell]
-) -> list[tuple[str, str, dict[str, Summary]]]:
-    base = {cell.data_set: cell.scores for cell in cells if cell.method == reference}
-    others = [cell for cell in cells if cell.method != reference]
-    return [(c.data_set, c.method, differences(metrics, c.scores, base[c.data_set])) for c in others]
+def _markdown(table: Table) -> str:
+    return markdown(table.heads, table.rows)

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from osediff_core.report.page import Table
+
 from .metric_table import NON_COMMERCIAL, Metric, licence_of
 from .published import Published
 from .scores import Scores
@@ -59,36 +61,36 @@ def paper_rows(
     metrics: Mapping[str, Metric],
     rows: Sequence[tuple[str, str, Scores, Sequence[str]]],
     extra: Sequence[str],
-) -> str:
+) -> Table:
     """The paper's layout: a line for each (set, method, scores, cells of the columns in `extra`)."""
     lines = []
     for data_set, method, scores, more in rows:
         found = summaries(metrics, scores)
         cells = [number(found[n].mean, m.digits) if n in found else NOTHING for n, m in metrics.items()]
         lines.append([data_set, method, *cells, *more])
-    return markdown(["set", "method", *_labels(metrics), *extra], lines)
+    return Table(["set", "method", *_labels(metrics), *extra], lines)
 
 
-def published_table(metrics: Mapping[str, Metric], rows: Sequence[Published]) -> str:
+def published_table(metrics: Mapping[str, Metric], rows: Sequence[Published]) -> Table:
     """The paper's figures in the same layout, for metrics that the paper has."""
     lines = [
         [row.data_set, row.method]
         + [number(row.figures[n], m.digits) if n in row.figures else NOTHING for n, m in metrics.items()]
         for row in rows
     ]
-    return markdown(["set", "method", *_labels(metrics)], lines)
+    return Table(["set", "method", *_labels(metrics)], lines)
 
 
 def difference_rows(
     metrics: Mapping[str, Metric], rows: Sequence[tuple[str, str, dict[str, Summary]]], reference: str
-) -> str:
+) -> Table:
     """A line for each (set, method, its differences from the reference)."""
     shown = {n: m for n, m in metrics.items() if any(n in found for _, _, found in rows)}
     lines = [
         [data_set, method, *(signed(found.get(n), m.digits) for n, m in shown.items())]
         for data_set, method, found in rows
     ]
-    return markdown(["set", f"method, minus {reference}", *_labels(shown)], lines)
+    return Table(["set", f"method, minus {reference}", *_labels(shown)], lines)
 
 
 def notes(metrics: Mapping[str, Metric], all_scores: Sequence[Scores], *, remedies: bool = True) -> str:
