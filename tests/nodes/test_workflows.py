@@ -143,40 +143,6 @@ def test_a_workflow_runs_in_seconds_and_says_how(path):
     assert "**Shrink**" in note["widgets_values"][0]
 
 
-def test_the_one_node_graph_has_a_view_of_its_own_in_app_mode():
-    workflow = load(ROOT / "example_workflows" / "osediff_one_node.json")
-    by_id = {node["id"]: node for node in workflow["nodes"]}
-    specs = json.loads(OBJECT_INFO.read_text(encoding="utf-8"))
-    view = workflow["extra"]["linearData"]
-    shown = [(by_id[node]["type"], name) for node, name in view["inputs"]]
-    assert shown[:2] == [("LoadImage", "image"), ("OSEDiffUpscale", "scale")]
-    for kind, name in shown:
-        info = specs[kind]["input"]
-        assert is_widget((info.get("required", {}) | info.get("optional", {}))[name])
-    assert [by_id[node]["type"] for node in view["outputs"]] == ["SaveImage"]
-
-
-def test_the_blueprint_is_whole(nodes):
-    (path,) = (ROOT / "subgraphs").glob("*.json")
-    workflow = load(path)
-    (outside,), (inside,) = workflow["nodes"], workflow["definitions"]["subgraphs"]
-    assert path.stem == inside["name"] == outside["title"] == "OSEDiff x4"
-    assert outside["type"] == inside["id"]
-    by_id = {node["id"]: node for node in inside["nodes"]}
-    for link in inside["links"]:
-        if link["origin_id"] > 0:
-            put = by_id[link["origin_id"]]["outputs"][link["origin_slot"]]
-            assert link["id"] in put["links"]
-            assert put["type"] == link["type"]
-        if link["target_id"] > 0:
-            put = by_id[link["target_id"]]["inputs"][link["target_slot"]]
-            assert (put["link"], put["type"]) == (link["id"], link["type"])
-    for node in by_id.values():
-        assert len(node["widgets_values"]) == values_of(node["type"])
-    for node, name in outside["properties"]["proxyWidgets"]:
-        assert name in {put.id for put in nodes[by_id[int(node)]["type"]].define_schema().inputs}
-
-
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_nodes_do_not_lie_on_each_other(path):
     """With the height of a title above each, and air between them."""
