@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+LONG_SIDE = 149  # of the photograph, which Shrink then leaves as it is
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +95,9 @@ def photo(server):
     from PIL import Image
 
     picture = (
-        Image.fromarray(data.chelsea()).crop((60, 30, 358, 244)).resize((149, 107), Image.Resampling.LANCZOS)
+        Image.fromarray(data.chelsea())
+        .crop((60, 30, 358, 244))
+        .resize((LONG_SIDE, 107), Image.Resampling.LANCZOS)
     )
     place = server.base / "input" / "photo.png"
     picture.save(place)
@@ -109,6 +112,7 @@ def graph(server, comfy_server, photo):
         workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
         graph = comfy_server.to_api(workflow, server.get("/object_info"))
         graph[comfy_server.find(graph, "LoadImage")]["inputs"]["image"] = photo.name
+        graph[comfy_server.find(graph, "ImageScaleToMaxDimension")]["inputs"]["largest_size"] = LONG_SIDE
         graph[comfy_server.find(graph, "OSEDiffLoader")]["inputs"].update(loader or {})
         return graph
 

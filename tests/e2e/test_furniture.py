@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECT_INFO = ROOT / "tests" / "nodes" / "object_info.json"
-STOCK = ["LoadImage", "SaveImage", "PreviewImage"]
+STOCK = ["LoadImage", "ImageScaleToMaxDimension", "ImageScaleBy", "SaveImage", "PreviewImage", "PreviewAny"]
+STOCK += ["CheckpointLoaderSimple", "CLIPTextEncode", "KSampler", "VAEEncode", "VAEDecode"]
 NODES = (
     "Loader",
     "DAPELoader",
@@ -23,7 +24,7 @@ NODES = (
 )
 NODES += ("VAEEncodeExact", "VAEDecodeExact")
 OURS = [f"OSEDiff{name}" for name in NODES]
-WORKFLOWS = ["osediff_dape", "osediff_one_node", "osediff_steps"]
+WORKFLOWS = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
 
 
 def test_the_pack_is_imported_whole(server):
@@ -42,6 +43,8 @@ def test_help_pages_translations_and_workflows_are_served(server):
     for name in OURS:
         page = server.fetch(f"/extensions/osediff/docs/{name}.md").decode()
         assert page == (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        page = server.fetch(f"/extensions/osediff/docs/{name}/zh.md").decode()
+        assert page == (ROOT / "web" / "docs" / name / "zh.md").read_text(encoding="utf-8")
     assert server.get("/i18n")["zh"]["nodeDefs"]["OSEDiffUpscale"]["display_name"]
     assert sorted(server.get("/workflow_templates")["osediff"]) == WORKFLOWS
     for name in WORKFLOWS:
@@ -68,9 +71,10 @@ def test_the_committed_object_info_is_this_servers(server, comfy_server):
     weights = cut["OSEDiffLoader"]["input"]["required"]["weights"][1]
     weights["options"] = [o for o in weights["options"] if not o.endswith((".safetensors", ".pkl"))]
     apply = cut["OSEDiffApply"]["input"]["required"]["weights"][1]
-    apply["options"] = [o for o in apply["options"] if not o.endswith((".safetensors", ".pkl"))]
+    apply["options"] = ["none (merged)", "osediff.pkl"]
     tagger, dape = (cut["OSEDiffDAPELoader"]["input"]["required"][name][1] for name in ("tagger", "dape"))
     tagger["options"], dape["options"] = [comfy_server.TAGGER], dape["options"][:1]
+    cut["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0] = ["v2-1_512-ema-pruned.safetensors"]
     cut["LoadImage"]["input"]["required"]["image"][0] = ["example.png"]
     if os.environ.get("OSEDIFF_WRITE_OBJECT_INFO"):
         OBJECT_INFO.write_text(json.dumps(cut, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,13 +77,34 @@ def test_the_committed_object_info_is_of_these_nodes(schemas):
         assert info["description"] == schema.description
 
 
-def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(schemas):
-    pages = {page.stem for page in (ROOT / "web" / "docs").glob("*.md")}
-    assert pages == set(schemas)
+@pytest.mark.parametrize("place", ["{}.md", "{}/zh.md"])
+def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(schemas, place):
+    docs = ROOT / "web" / "docs"
+    pages = {page.relative_to(docs).as_posix() for page in docs.glob(place.format("*"))}
+    assert pages == {place.format(name) for name in schemas}
     for name, schema in schemas.items():
-        text = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        text = (docs / place.format(name)).read_text(encoding="utf-8")
         for label in [put.id for put in schema.inputs] + [put.display_name for put in schema.outputs]:
-            assert f"`{label}`" in text, f"web/docs/{name}.md does not mention {label}"
+            assert f"`{label}`" in text, f"{place.format(name)} does not mention {label}"
+
+
+def points(page: str) -> list[str]:
+    """The kinds of a page's headings and points, in order."""
+    return [line[:2] for line in page.splitlines() if line[:2] in {"# ", "##", "- "}]
+
+
+def quoted(page: str) -> set[str]:
+    """Names, values, files and commands: what is written between backticks or indented."""
+    return {*page.replace("\n", " ").split("`")[1::2]} | set(re.findall(r"^ {4}(.+)$", page, re.MULTILINE))
+
+
+def test_a_translated_help_page_says_as_much(schemas):
+    for name in schemas:
+        english = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        chinese = (ROOT / "web" / "docs" / name / "zh.md").read_text(encoding="utf-8")
+        assert points(chinese) == points(english), name
+        words_to_translate = {"TAGS, EXTRA TEXT,"}
+        assert quoted(english) - quoted(chinese) <= words_to_translate, name
 
 
 def test_no_script_is_served_by_accident():
@@ -101,6 +123,7 @@ def test_translations_are_complete(schemas, place):
         assert set(words[name]["inputs"]) == {put.id for put in schema.inputs}
         assert all(entry["name"] and entry["tooltip"] for entry in words[name]["inputs"].values())
         assert set(words[name]["outputs"]) == {str(i) for i in range(len(schema.outputs))}
+        assert all(entry["name"] and entry["tooltip"] for entry in words[name]["outputs"].values())
 
 
 def test_the_repository_can_be_imported_without_comfyui():
