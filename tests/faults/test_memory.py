@@ -20,7 +20,7 @@ ERRORS = (
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
     MemoryError(),
 )
-FAST = 32  # operations that the fast suite tries
+FAST = 12  # operations that the fast suite tries
 
 
 class Full(TorchDispatchMode):

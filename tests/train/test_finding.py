@@ -60,11 +60,11 @@ def test_shards_leave_them_out_as_well(tree, caplog):
 
 
 def test_what_else_a_folder_holds_is_said_once(tree, caplog):
-    tree("in/a.png", "in/b.jfif", "in/c.heic", "in/d.HEIC", "in/a.txt")
+    tree("in/a.png", "in/b.jfif", "in/c.psd", "in/d.PSD", "in/a.txt")
     with caplog.at_level(logging.WARNING):
         assert found("in") == ["in/a.png", "in/b.jfif"]
     assert [record.getMessage() for record in caplog.records] == [
-        "Left out of the training pictures: 2 HEIC, 1 TXT"
+        "Left out of the training pictures: 2 PSD, 1 TXT"
     ]
 
 
