@@ -129,6 +129,7 @@ def test_cancel_works_within_one_tile(server, comfy_server, graph):
     Image.open(server.base / "input" / "photo.png").resize((300, 300)).save(big)
     nodes = graph("osediff_one_node", comfy_server.MICRO)
     nodes[comfy_server.find(nodes, "LoadImage")]["inputs"]["image"] = big.name
+    nodes[comfy_server.find(nodes, "ImageScaleToMaxDimension")]["inputs"]["largest_size"] = 300
     node = comfy_server.find(nodes, "OSEDiffUpscale")
     nodes[node]["inputs"]["tile"] = "48"
     address = f"ws://127.0.0.1:{server.port}/ws?clientId={server.client}"
