@@ -126,13 +126,10 @@ def fit_reference(
     if reference is None:
         return None, None
     if len(reference) not in (1, batch):
-        each = (
-            "one reference image for one latent"
-            if batch == 1
-            else (f"one reference image, or one for each of {batch} latents")
-        )
+        each = f", or one for each of {batch} latents" if batch > 1 else ""
         raise OSEDiffError(
-            f"expected {each}, got {len(reference)}: connect the lq output of the same OSEDiff LQ Encode"
+            f"expected one reference image{each}, got {len(reference)}: connect the lq output of the same "
+            "OSEDiff LQ Encode"
         )
     colours, alpha = split_image(reference.expand(batch, -1, -1, -1))
     colours = from_levels(resize_bicubic(colours, size))  # (B, 3, *size)

@@ -111,9 +111,9 @@ class OSEDiffDenoise(io.ComfyNode):
         detail: float = 1.0,
     ) -> io.NodeOutput:
         """LATENT (B, C, h, w), with whatever else the incoming one carried."""
+        overlap, note = fitting_overlap(tile, overlap)  # refuses a tile that is none before any work
         z_lq = unpack_latent(model.idle, latent)  # (B, C, h, w)
         embeds = prompt_embeds(model, conditioning)  # (1 or B, L, D)
-        overlap, note = fitting_overlap(tile, overlap)
         runtime, f = ComfyRuntime(model, cls.hidden.unique_id), model.idle.reduction
         size = [side * f for side in z_lq.shape[-2:]]
         plan = make_plan(model.idle, *size, runtime=runtime, tile=tile_value(tile), overlap=overlap)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy import model_management
 from comfy_api.latest import io
 from torch import Tensor
@@ -11,14 +13,13 @@ from ..osediff_core.pipeline.plan import make_plan
 from ..osediff_core.pipeline.run import encode, encode_prompt, prepare
 from ..osediff_core.prompts.text import split_prompts
 from ..osediff_core.resize import crop, resize_alpha
-from ..osediff_core.sizes import SCALE
 from .errors import in_a_sentence
 from .images import join_image, split_image
 from .latents import SIZE_KEY, pack_latent
 from .managed import ManagedModel, ModelType
 from .newer import where_known
 from .runtime import ComfyRuntime
-from .sizes import chosen_size, scale_input, size_inputs, size_outputs
+from .sizes import SizeWidgets, scale_input, size_inputs, size_outputs
 
 CATEGORY = "OSEDiff/steps"
 IMAGE_TIP = (
@@ -107,16 +108,12 @@ class OSEDiffLQEncode(io.ComfyNode):
         model: ManagedModel,
         image: Tensor,
         scale: float,
-        size: str = SCALE,
-        long_side: int = 2048,
-        megapixels: float = 4.0,
-        width: int = 1920,
-        height: int = 1080,
+        **others: Any,  # noqa: ANN401  # the widgets of `size_inputs`
     ) -> io.NodeOutput:
         """LATENT (B, C, h, w) with the true size beside it, IMAGE (B, H, W, 3 or 4), and width and height."""
         colours, alpha = split_image(image)
         check_image(colours)
-        scale, middle = chosen_size(scale, size, long_side, megapixels, width, height).of(*colours.shape[-2:])
+        scale, middle = SizeWidgets(**others).chosen(scale).of(*colours.shape[-2:])
         runtime, sides = ComfyRuntime(model, cls.hidden.unique_id), colours.shape[-2:]
         plan = make_plan(model.idle, *sides, count=len(colours), scale=scale, middle=middle, runtime=runtime)
         plan.check()
@@ -124,5 +121,5 @@ class OSEDiffLQEncode(io.ComfyNode):
         padded = prepare(colours, plan)  # (B, 3, h * f, w * f)
         z = encode(model.idle, padded, plan, runtime)  # (B, C, h, w)
         latent = {"samples": pack_latent(model.idle, z), SIZE_KEY: plan.size}
-        alpha = None if alpha is None else resize_alpha(alpha, plan.resized, plan.middle)
+        alpha = None if alpha is None else resize_alpha(alpha, plan.resized, plan.size)
         return io.NodeOutput(latent, join_image(crop(padded, plan.size), alpha), plan.size[1], plan.size[0])

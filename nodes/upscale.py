@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..osediff_core.color import check_method
 from ..osediff_core.pipeline.run import restore
 from ..osediff_core.prompts.text import join_prompts
 from ..osediff_core.resize import resize_alpha, target_size
-from ..osediff_core.sizes import SCALE
 from .dape import DapeType, ManagedTagger, one_by_one, prompts_for
 from .decode import color_input
 from .denoise import detail_input, fitting_overlap, overlap_input, tile_input, tile_value
@@ -20,7 +22,7 @@ from .managed import ManagedModel, ModelType
 from .newer import where_known
 from .progress import say
 from .runtime import ComfyRuntime
-from .sizes import chosen_size, scale_input, size_inputs, size_outputs
+from .sizes import SizeWidgets, scale_input, size_inputs, size_outputs
 
 
 class OSEDiffUpscale(io.ComfyNode):
@@ -84,15 +86,12 @@ class OSEDiffUpscale(io.ComfyNode):
         dape: ManagedTagger | None = None,
         keep: Tensor | None = None,
         overlap: int = 32,
-        size: str = SCALE,
-        long_side: int = 2048,
-        megapixels: float = 4.0,
-        width: int = 1920,
-        height: int = 1080,
+        **others: Any,  # noqa: ANN401  # the widgets of `size_inputs`
     ) -> io.NodeOutput:
         """IMAGE (B, height, width, 3 or 4), the prompt, and width and height."""
+        check_method(color)  # before the tagger, and not after it
         colours, alpha = split_image(image)  # (B, 3, H, W)
-        scale, middle = chosen_size(scale, size, long_side, megapixels, width, height).of(*colours.shape[-2:])
+        scale, middle = SizeWidgets(**others).chosen(scale).of(*colours.shape[-2:])
         resized = target_size(colours.shape[-2], colours.shape[-1], scale)
         overlap, narrowed = fitting_overlap(tile, overlap)
         prompts = prompts_for(prompt, len(colours))

@@ -34,7 +34,7 @@ def resize_bicubic(image: Tensor, size: tuple[int, int], middle: tuple[int, int]
     else:
         wide = _interpolate(image.float(), (image.shape[-2], size[1]))  # (B, C, H, width)
         resized = _interpolate(wide, size)  # (B, C, height, width)
-    return resized if middle is None else _middle(resized, middle)
+    return resized if middle in (None, size) else _middle(resized, middle)
 
 
 def _interpolate(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -69,7 +69,7 @@ class VAEPlan:
 class Plan:
     """All of a restoration. Sizes are (height, width) in pixels; bytes are the most there are at any time.
 
-    resized, size: of the enlarged picture, and of the result, which is all of it or its `middle`. encode,
+    resized, size: of the enlarged picture, and of the result, which is all of it or its middle. encode,
     denoise, decode: how each part runs, and how it goes on, again and again, where memory runs out
     all the same. steps: what progress counts, of one image by part and of all. on_device: whether pictures
     lie on the model's device from beginning to end. forced: whether the user wants the VAE whole, whatever
@@ -80,7 +80,6 @@ class Plan:
 
     count: int
     resized: tuple[int, int]
-    middle: tuple[int, int] | None
     size: tuple[int, int]
     reduction: int
     encode: Sequence[VAEPlan]
@@ -145,7 +144,7 @@ def make_plan(
     """
     device, f = runtime.device(model), model.reduction
     resized = target_size(height, width, scale)
-    size = resized if middle is None else middle
+    size = middle or resized
     if not (0 < size[0] <= resized[0] and 0 < size[1] <= resized[1]):
         raise OSEDiffError(f"{size[1]} x {size[0]} cannot be the middle of {resized[1]} x {resized[0]}")
     down, across = (-(-side // f) for side in size)
@@ -182,7 +181,6 @@ def make_plan(
     return Plan(
         count=count,
         resized=resized,
-        middle=middle,
         size=size,
         reduction=f,
         encode=encode,

@@ -86,7 +86,7 @@ def restore(
     out = torch.empty((len(lq), 3, *plan.size), device=lq.device, dtype=dtype)
     for i, image in enumerate(lq.split(1)):
         weight = (
-            None if alpha is None else color_weight(resize_alpha(alpha[i : i + 1], plan.resized, plan.middle))
+            None if alpha is None else color_weight(resize_alpha(alpha[i : i + 1], plan.resized, plan.size))
         )
         out[i] = _restore_one(model, image, weight, embeds[i : i + 1], plan, color, detail, dtype, runtime)[0]
     return out
@@ -139,7 +139,7 @@ def prepare(lq: Tensor, plan: Plan, device: torch.device | None = None) -> Tenso
 
     device: where they are to lie, None for where `lq` is; they travel before they become float.
     """
-    resized = resize_bicubic(lq, plan.resized, plan.middle)  # (B, 3, H', W')
+    resized = resize_bicubic(lq, plan.resized, plan.size)  # (B, 3, H', W')
     x = from_levels(upload(resized, device or lq.device))
     return pad_to_multiple(x, plan.reduction)
 
