@@ -71,7 +71,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("work", WORK)
+OFTEN = ("published", "restore")  # the others of a kind are slow
+
+
+@pytest.mark.parametrize(
+    "work", [pytest.param(work, marks=() if work in OFTEN else pytest.mark.slow) for work in WORK]
+)
 def test_a_file_that_cannot_grow(folder, work):
     """Nothing is left of what could not be written, the sentence says why, and the next run ends well."""
     before = files(folder)

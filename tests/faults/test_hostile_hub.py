@@ -52,10 +52,13 @@ def refused(said, *words):
 
 
 PLACES = pytest.mark.parametrize("to", [[], ["--to", "x"]], ids=["cache", "folder"])
+CACHE_OFTEN = pytest.mark.parametrize(
+    "to", [[], pytest.param(["--to", "x"], marks=pytest.mark.slow)], ids=["cache", "folder"]
+)
 OUTSIDE, ABSOLUTE = "../../../../../precious", "/precious"  # the second below the folder of the test
 
 
-@PLACES
+@CACHE_OFTEN
 @pytest.mark.parametrize(
     "etag",
     [OUTSIDE, ABSOLUTE, "..", "a" * 63, "A" * 64, "a" * 64 + "/..", "", "\\..\\x", "a" * 40 + "\x7f"],
@@ -67,7 +70,7 @@ def test_a_hash_that_is_none(hub, fetch, to, etag):
     assert not parts(fetch.work)
 
 
-@PLACES
+@CACHE_OFTEN
 @pytest.mark.parametrize("commit", ["../../../../../..", "main", "", "0" * 41, "0" * 39 + "/"])
 def test_a_commit_that_is_none(hub, fetch, to, commit):
     hub.files["one/model/config.json"].said = {"X-Repo-Commit": commit}

@@ -297,18 +297,21 @@ def heard(begun_once, tmp_path_factory):
     return [json.loads((folder / f"heard_{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_the_state_of_the_first_process_is_that_of_all(heard):
     assert heard[0]["folders"] == heard[1]["folders"]
     assert heard[0]["folders"][0] == 2
     assert heard[0]["wishes"] == heard[1]["wishes"]
 
 
+@pytest.mark.slow
 def test_control_equal_processes_train(heard):
     assert heard[0]["nothing"] == heard[1]["nothing"]
     assert heard[0]["nothing"][0] == 2
     assert heard[0]["nothing"] != heard[0]["folders"], "the state made a difference"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "words"),
     [

@@ -151,8 +151,15 @@ def test_the_posterior_is_drawn_only_where_asked_for(config, batch, posterior, d
     assert (losses[0] != losses[1]) == differs
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGINT, 1),
+        (signal.SIGTERM, 0),
+        pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_ends_the_run_with_a_checkpoint(config, monkeypatch, number, workers):
     config = config(run={"steps": 50, "workers": workers, "overwrite": True})
     step, handler = Trainer._one_step, signal.getsignal(number)

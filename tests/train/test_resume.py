@@ -160,10 +160,12 @@ def test_resuming_where_nothing_is_begins(run):
     ("section", "settings", "words"),
     [
         ("optim", {"learning_rate": 0.5}, ["optim.learning_rate", "0.001 then", "0.5 now"]),
-        ("model", {"rank_unet": 8}, ["model.rank_unet", "4 then", "8 now"]),
-        ("loss", {"guidance": 2.0}, ["loss.guidance"]),
+        pytest.param(
+            "model", {"rank_unet": 8}, ["model.rank_unet", "4 then", "8 now"], marks=pytest.mark.slow
+        ),
+        pytest.param("loss", {"guidance": 2.0}, ["loss.guidance"], marks=pytest.mark.slow),
         ("run", {"batch_size": 3}, ["pictures per step", "1 then", "3 now"]),
-        ("run", {"mixed_precision": "bf16"}, ["run.mixed_precision"]),
+        pytest.param("run", {"mixed_precision": "bf16"}, ["run.mixed_precision"], marks=pytest.mark.slow),
     ],
 )
 def test_the_state_of_another_configuration_is_refused_by_name(begun, section, settings, words):

@@ -73,7 +73,9 @@ def test_arguments_that_are_refused_are_escaped(capsys):
     assert "\x1b" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437"])
+@pytest.mark.parametrize(
+    "encoding", ["cp1252", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ascii", "cp437"))]
+)
 @pytest.mark.parametrize("program", ["osediff_core", "train"])
 def test_any_console_takes_any_name(tmp_path, encoding, program):
     folder = tmp_path / "模型 😀"

@@ -47,8 +47,18 @@ def write(path, tensors):
     return path
 
 
-@pytest.mark.parametrize("name", ["base.safetensors", "base.ckpt", "legacy.ckpt"])
-@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
+FILES = ("base.safetensors", "base.ckpt", "legacy.ckpt")
+STORED = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        pytest.param(name, stored, marks=() if i == j else pytest.mark.slow)
+        for i, name in enumerate(FILES)
+        for j, stored in enumerate(STORED)
+    ],
+)
 def test_one_file_gives_what_the_folder_gives(
     tmp_path, micro, micro_in_one_file, micro_architecture, vocabulary, name, stored
 ):

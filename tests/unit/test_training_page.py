@@ -113,7 +113,12 @@ def test_losses_and_gradients_are_the_trainers(page, both):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("T", 990), ("GUIDANCE", 7.0), ("LAMBDA_1", 1.9), ("LAMBDA_2", 0.9)]
+    ("name", "value"),
+    [
+        ("GUIDANCE", 7.0),
+        ("LAMBDA_2", 0.9),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("T", 990), ("LAMBDA_1", 1.9))),
+    ],
 )
 def test_control_another_constant_is_seen(page, both, monkeypatch, name, value):
     monkeypatch.setattr(page, name, value)
