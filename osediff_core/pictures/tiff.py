@@ -33,6 +33,8 @@ SUBSAMPLING, PROFILE, INK_SET = 530, 34675, 332
 LAYOUT_TAGS = {BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES, STRIPS, STRIP_ROWS, STRIP_BYTES, TILES}
 LAYOUT_TAGS |= {TILE_WIDTH, TILE_ROWS, TILE_BYTES, PLANAR, PREDICTOR, COLOUR_MAP, EXTRA, FORMAT, SUBSAMPLING}
 PLAIN, DEFLATE = 1, (8, 32946)
+# CCITT, LZW, JPEG, PackBits and Deflate: what every build of libtiff unpacks. WebP, LZMA and Zstandard are options.
+EVERYWHERE = (PLAIN, 2, 3, 4, 5, 7, 32773, *DEFLATE)
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 MODES = {WHITE_IS_ZERO: "L", BLACK_IS_ZERO: "L", RGB: "RGB", CMYK: "CMYK", YCBCR: "YCbCr"}
 COLOURS = {kind: Image.getmodebands(mode) for kind, mode in MODES.items()}  # samples without the extra ones
@@ -321,6 +323,13 @@ def _by_pillow(file: BinaryIO, tags: Mapping[int, Any], layout: Layout, path: st
             image.load()
     except UnidentifiedImageError as error:
         raise OSEDiffError(f"{path} is a TIFF that cannot be read ({layout}); {REMEDY}") from error
+    except OSError as error:
+        if layout.compression in EVERYWHERE:
+            raise
+        raise OSEDiffError(  # the decoder gives one number for both
+            f"{path} is a TIFF that is damaged, or that Pillow was built here without being able to read "
+            f"({layout}); {REMEDY}"
+        ) from error
     file.seek(0)
     if layout.compression != PLAIN and is_filled_up(file.read(), "TIFF", image):
         raise OSEDiffError(f"{path} is cut off: it ends in zeros that are no pixels; copy it again")

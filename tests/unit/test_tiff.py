@@ -157,6 +157,20 @@ def test_what_cannot_be_read_is_named(tmp_path, number, value, says):
         read_image(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize(
+    ("compression", "says"),
+    [
+        (50001, r"is a TIFF that is damaged, or that Pillow was built here without .*50001"),
+        (5, r"is damaged or cut off"),
+    ],
+)
+def test_what_not_every_build_unpacks_is_said_to_be_that(tmp_path, compression, says):
+    content = stored(samples_of("RGB", "u1", False), "RGB")
+    (tmp_path / "a.tif").write_bytes(with_tag(content, 259, compression))
+    with pytest.raises(OSEDiffError, match=rf"a\.tif {says}"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_inks_that_are_not_cmyk_are_refused(tmp_path):
     tags = [(256, 4, [2]), (257, 4, [2]), (258, 3, [8] * 4), (259, 3, [1]), (262, 3, [5]), (277, 3, [4])]
     content = tiff([*tags, (278, 3, [2]), (332, 3, [2])], [bytes(16)])
