@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 OBJECT_INFO = ROOT / "tests" / "nodes" / "object_info.json"
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 
 
 def load(path: Path) -> dict:
@@ -53,19 +54,25 @@ def is_widget(spec: list) -> bool:
     return isinstance(spec[0], list) or spec[0] in {"COMBO", "INT", "FLOAT", "STRING", "BOOLEAN"}
 
 
+def widgets_of(kind: str) -> dict[str, dict]:
+    """Names and options of what is set on a node of a core or own type."""
+    info = json.loads(OBJECT_INFO.read_text(encoding="utf-8"))[kind]["input"]
+    specs = info.get("required", {}) | info.get("optional", {})
+    return {name: spec[1] if len(spec) > 1 else {} for name, spec in specs.items() if is_widget(spec)}
+
+
 def values_of(kind: str) -> int:
     """How many widget values a node of a core or own type saves.
 
     The page adds one to a seed (what happens to it after a run) and one to a picture (the upload).
     """
-    info = json.loads(OBJECT_INFO.read_text(encoding="utf-8"))[kind]["input"]
-    specs = (info.get("required", {}) | info.get("optional", {})).values()
-    options = [spec[1] if len(spec) > 1 else {} for spec in specs if is_widget(spec)]
+    options = widgets_of(kind).values()
     extra = sum(bool(o.get("control_after_generate")) + bool(o.get("image_upload")) for o in options)
     return len(options) + extra
 
 
 def test_there_is_a_graph_for_each_way_of_working():
+    assert [path.stem for path in BLUEPRINTS] == ["OSEDiff x4"]
     assert {path.stem for path in WORKFLOWS} == {
         "osediff_compare",
         "osediff_dape",
@@ -151,6 +158,45 @@ def test_nodes_do_not_lie_on_each_other(path):
         for left, top, wide, high in boxes[n + 1 :]:
             apart = x + width + 20 <= left or left + wide + 20 <= x
             assert apart or y + height + 60 <= top or top + high + 60 <= y
+
+
+def test_the_app_view_shows_widgets_that_are_there():
+    workflow = load(ROOT / "example_workflows" / "osediff_one_node.json")
+    kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
+    view = workflow["extra"]["linearData"]
+    assert [(kinds[node], widget) for node, widget in view["inputs"]] == [
+        ("LoadImage", "image"),
+        ("OSEDiffUpscale", "scale"),
+        ("OSEDiffUpscale", "prompt"),
+        ("OSEDiffUpscale", "color"),
+    ]
+    assert all(widget in widgets_of(kinds[node]) for node, widget in view["inputs"])
+    assert [kinds[node] for node in view["outputs"]] == ["SaveImage"]
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_is_whole(path, pack):
+    """One node on the outside, called as its file is; inside, nodes that are there, on the demo."""
+    workflow = load(path)
+    (inside,), (outside,) = workflow["definitions"]["subgraphs"], workflow["nodes"]
+    assert outside["type"] == inside["id"]
+    assert outside["title"] == inside["name"] == path.stem
+    kinds = {str(node["id"]): node["type"] for node in inside["nodes"]}
+    for node, widget in outside["properties"]["proxyWidgets"]:
+        assert widget in widgets_of(kinds[node])
+    by_id = {node["id"]: node for node in inside["nodes"]}
+    for node in by_id.values():
+        assert len(node["widgets_values"]) == values_of(node["type"])
+    demo = sys.modules[f"{pack.__name__}.nodes.paths"].DEMO
+    (loader,) = nodes_of(inside, "OSEDiffLoader")
+    assert loader["widgets_values"][:2] == [demo, demo]
+    for link in inside["links"]:
+        if link["origin_id"] in by_id:
+            assert by_id[link["origin_id"]]["outputs"][link["origin_slot"]]["type"] == link["type"]
+        if link["target_id"] in by_id:
+            assert by_id[link["target_id"]]["inputs"][link["target_slot"]]["link"] == link["id"]
+    for kind in ("inputs", "outputs"):
+        assert [put["name"] for put in inside[kind]] == [put["name"] for put in outside[kind]] == ["image"]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PLACEHOLDER = "OWNER"  # of the account that publishes
 SHIPPED = {
-    *("__init__.py", "nodes", "osediff_core", "train", "benchmarks", "example_workflows", "locales", "web"),
+    *("__init__.py", "nodes", "osediff_core", "train", "benchmarks", "example_workflows", "subgraphs"),
+    *("locales", "web"),
     *("docs", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "NOTICE"),
     *("pyproject.toml", "requirements.txt"),
 }
