@@ -71,7 +71,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-OFTEN = ("published", "restore")  # the others of a kind are slow
+OFTEN = ("published",)  # the others of a kind are slow
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def test_the_plain_encoder_is_the_bases_and_passes_gradients(stepper, loaded, ba
     assert image.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_in_the_image_domain_vsd_and_critic_see_the_picture_encoded_again(stepper, batch):
     made = {space: stepper(vsd_space=space) for space in ("latent", "image")}
     seen = {

@@ -81,6 +81,7 @@ def test_a_run_leaves_what_the_loader_reads(config, micro, batch):
     assert restore(model, batch[0][:1, :, :8, :8], scale=4).shape == (1, 3, 32, 32)
 
 
+@pytest.mark.slow
 def test_the_resolved_configuration_is_written_twice(config, tmp_path):
     config = config()
     newest = train(config)
@@ -114,13 +115,14 @@ def test_workers_do_not_change_the_result(config, tmp_path):
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
 
 
+@pytest.mark.slow
 def test_another_seed_changes_the_result(config, tmp_path):
     runs = [config(run={"seed": seed, "out": str(tmp_path / str(seed)), "steps": 1}) for seed in (1, 2)]
     first, second = (all_tensors(read_checkpoint(train(run))) for run in runs)
     assert not torch.equal(first["unet.conv_in.lora_A.weight"], second["unet.conv_in.lora_A.weight"])
 
 
-@pytest.mark.parametrize("lambda_vsd", [0.0, 0.01])
+@pytest.mark.parametrize("lambda_vsd", [pytest.param(0.0, marks=pytest.mark.slow), 0.01])
 def test_losses_fall_on_one_picture(config, batch, lambda_vsd):
     run = trainer(config(loss={"lambda_vsd": lambda_vsd}, optim=FAST))
     lq, hq = batch[0][:1], batch[0][:1].flip(-1)

@@ -126,6 +126,7 @@ def test_the_command_line(on_device, tmp_path, monkeypatch):
     assert main(["verify", str(tmp_path), str(tmp_path / "out")]) == 0
 
 
+@pytest.mark.slow
 def test_training(on_device, config, monkeypatch):
     """Two steps with everything that a run does between them, from the data loader to the checkpoint."""
     settings = config(

@@ -124,6 +124,7 @@ def test_control_a_state_without_one_part_ends_elsewhere(whole, begun, part):
     assert differences(end_of(whole), end_of(begun))
 
 
+@pytest.mark.slow
 def test_the_same_pictures_may_come_in_other_rounds(run):
     """Batches of 2, or 1 and 1: a state may be taken up by more or fewer processes."""
     two = run("two", run={"batch_size": 2, "steps": 1})
@@ -132,6 +133,7 @@ def test_the_same_pictures_may_come_in_other_rounds(run):
     assert end_of(two)["step"] == 2
 
 
+@pytest.mark.slow
 def test_what_only_reports_may_change_and_changes_nothing(whole, begun):
     train(again(begun, signals_every=1, log_every=1, tracker="tensorboard"))
     assert differences(end_of(whole), end_of(begun)) == []
@@ -142,6 +144,7 @@ def test_what_may_change_are_settings_that_there_are():
     assert {f"/{name.replace('.', '/')}" for name in FREE} <= names
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_extended_and_does_nothing_otherwise(begun):
     train(again(begun, steps=2))
     first = end_of(begun)
@@ -152,6 +155,7 @@ def test_a_finished_run_can_be_extended_and_does_nothing_otherwise(begun):
     assert end_of(begun)["step"] == 3
 
 
+@pytest.mark.slow
 def test_resuming_where_nothing_is_begins(run):
     train(again(run("new", run={"steps": 1})))
 
@@ -227,6 +231,7 @@ def test_the_newest_and_the_best_are_kept(run):
     assert 5 < end_of(config)["best"] < 60
 
 
+@pytest.mark.slow
 def test_the_best_is_the_best(run, monkeypatch):
     values = iter([1.0, 3.0, 2.0])
     monkeypatch.setattr("train.validation.MEASURES", {"ssim": lambda sr, hq: torch.tensor([next(values)])})

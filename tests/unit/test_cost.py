@@ -114,6 +114,7 @@ def test_the_tagger():
     assert 150e9 < part.macs < 175e9
 
 
+@pytest.mark.slow
 def test_the_table_shows_what_is_counted(capsys):
     assert main(["cost"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

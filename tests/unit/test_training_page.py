@@ -147,6 +147,7 @@ def test_the_whole_step_leaves_the_same_weights(page, both):
     assert max((a - b).abs().max().item() for a, b in zip(after, before, strict=True)) > 4e-5
 
 
+@pytest.mark.slow
 def test_it_runs_as_its_first_line_says():
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(PAGE)]
