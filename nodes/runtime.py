@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from comfy import model_management
@@ -13,7 +14,7 @@ from ..osediff_core.network.unet import UNet
 from ..osediff_core.network.vae import VAE
 from ..osediff_core.pipeline.runtime import Runtime
 from .managed import Managed, ManagedModel, in_float32
-from .progress import progress_bar, say
+from .progress import cancelled_between_layers, progress_bar, say
 
 
 def free_beside(owner: Managed) -> int:
@@ -46,11 +47,13 @@ class ComfyRuntime(Runtime):
         """The bytes for a part's work once the part is on its device, and other models have made way."""
         return free_beside(self._model.owner(part))
 
-    def load(self, model: OSEDiff, part: Part, needed: int) -> AbstractContextManager[torch.device]:
+    @contextmanager
+    def load(self, model: OSEDiff, part: Part, needed: int) -> Iterator[torch.device]:
         """Have a part ready on its device, with room for its work, until ComfyUI needs the memory."""
         owner = self._model.owner(part)
         owner.move_in(needed)
-        return nullcontext(owner.device)
+        with cancelled_between_layers(part):
+            yield owner.device
 
     def in_float32(self, module: nn.Module) -> AbstractContextManager[object]:
         """Let ComfyUI's layers cast their weights, which are where ComfyUI has put them, as they run."""

@@ -166,8 +166,8 @@ def test_the_bar_of_each_block_goes_to_its_end_once(comfy, nodes, model, photo, 
     moved("OSEDiffDecode", decode, latent=latent, color="none")
 
 
-@pytest.mark.parametrize(("reports", "calls"), [(-1, 0), (0, 0), (1, 1), (2, 2)])
-def test_cancel_stops_within_one_tile(comfy, stub, nodes, model, photo, reports, calls):
+@pytest.mark.parametrize(("reports", "calls"), [(-1, 0), (0, 0), (1, 0), (2, 1)])
+def test_cancel_stops_before_the_next_tile(comfy, stub, nodes, model, photo, reports, calls):
     """Pressed before the run, when the picture is encoded, or after the first of two tiles."""
     seen = []
     hook = model.idle.unet.register_forward_hook(lambda *_: seen.append(1))
@@ -182,7 +182,7 @@ def test_cancel_stops_within_one_tile(comfy, stub, nodes, model, photo, reports,
 
 
 @pytest.mark.parametrize("reports", [0, 1, 5])
-def test_cancel_stops_within_one_stage_of_the_vae(comfy, stub, nodes, model, photo, reports):
+def test_cancel_stops_before_the_next_stage_of_the_vae(comfy, stub, nodes, model, photo, reports):
     seen = []
     hooks = [
         layer.register_forward_hook(lambda *_: seen.append(1))
@@ -196,7 +196,28 @@ def test_cancel_stops_within_one_stage_of_the_vae(comfy, stub, nodes, model, pho
     finally:
         for hook in hooks:
             hook.remove()
-    assert len(seen) == (reports + 1 if reports else 0)
+    assert len(seen) == reports
+
+
+def test_cancel_stops_within_one_layer_of_the_unet(comfy, stub, nodes, model, photo):
+    """A call of the UNet reports once, at its end: too late on a processor, where it takes seconds."""
+    layers = [layer for layer in model.idle.unet.modules() if not any(layer.children())]
+    ran, hooks = [], []
+
+    def press_cancel(*_):
+        comfy.cancel_after = 0
+
+    hooks.append(layers[len(layers) // 2].register_forward_hook(press_cancel))
+    hooks += [layer.register_forward_hook(lambda *_: ran.append(comfy.cancel_after)) for layer in layers]
+    try:
+        with pytest.raises(stub.InterruptProcessingException):
+            nodes["OSEDiffUpscale"].run(model=model, image=photo(), **UPSCALE)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert ran.count(0) == 1  # the layer after which it was pressed
+    comfy.cancel_after = None
+    assert not any(layer._forward_pre_hooks for layer in layers)
 
 
 def test_a_picture_that_no_memory_holds_is_a_sentence(comfy, nodes, model, photo):
