@@ -150,7 +150,8 @@ def elsewhere():
 def test_redirects_to_what_is_no_https(hub, fetch, elsewhere, where, to):
     address, came = elsewhere
     setattr(hub.files[UNPINNED], where, {"Location": to or address})
-    refused(fetch("--to", "x"), "only https is followed")
+    # requests, which older huggingface_hub has, stops at an address that it cannot read; httpx hands it on
+    refused(fetch("--to", "x"), "http" if to == "//[" else "only https is followed")
     assert came == []
 
 
