@@ -147,7 +147,11 @@ def test_a_workflow_runs_in_seconds_and_says_how(path):
             scales.append(node["widgets_values"][1])
     assert shrink["widgets_values"][1] * max(scales) <= 1024
     (note,) = nodes_of(workflow, "MarkdownNote")
-    assert "**Shrink**" in note["widgets_values"][0]
+    english, chinese = note["widgets_values"][0].split("\n\n---\n\n")
+    for text in (english, chinese):
+        assert "**Shrink**" in text
+    assert any("\u4e00" <= letter <= "\u9fff" for letter in chinese)
+    assert english.isascii()
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
