@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from .pipeline.run import restore
     from .prompts.tagger import Tagger
 
-    __version__: str
-
+__version__ = "0.1.0"  # pyproject.toml's; a copy in ComfyUI is not installed, and so knows no other
 __all__ = ["OSEDiff", "OSEDiffError", "Tagger", "__version__", "read_image", "restore", "write_image"]
 
 _HOMES = {
@@ -27,10 +26,6 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import torch at the first use of a name that needs it, so that `osediff --help` does not wait."""
-    if name == "__version__":
-        from importlib import metadata
-
-        return metadata.version("osediff")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

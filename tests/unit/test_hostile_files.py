@@ -527,7 +527,7 @@ def test_a_mark_of_a_merged_base_is_bounded(base):
 @pytest.mark.parametrize("part", ["unet", "vae"])
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("int8", "in int8, expected floating"), ("complex64", "in complex64"), ("scaled", "scales beside"),
+    [("int8", "in int8, expected floating"), ("bool", "in bool"), ("scaled", "scales beside"),
      ("foreign", "save it without 'net.'")],
 )  # fmt: skip
 def test_weights_that_are_not_the_bases_are_named(base, part, how, words):
