@@ -9,7 +9,7 @@ from osediff_core.prompts.captioner import Captioner
 
 pytestmark = pytest.mark.skipif(
     not hasattr(transformers, "AutoModelForImageTextToText"),
-    reason="transformers knows captioners from 4.46 on",
+    reason="transformers before 4.46 knows none",
 )
 TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
