@@ -15,6 +15,7 @@ from .base.load import DEMO_BASE, DEMO_WEIGHTS, load_base, locate, resolve_devic
 from .base.marker import read_marker
 from .base.network import Change
 from .device.compiled import compile_parts
+from .device.layout import lay_out
 from .device.offload import check_offload
 from .errors import OSEDiffError
 from .inputs import check_prompts
@@ -107,6 +108,7 @@ class OSEDiff(nn.Module):
         parts = load_base(base, dtype, home, edit, vocabulary=vocabulary)
         model = cls(parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.alphas_cumprod)
         model.offload_to = None if home == device else device
+        lay_out(model.vae, device)
         model.made_of = str(base), "none" if weights is None else str(weights)
         if compile:
             compile_parts([model.unet, model.vae.encoder, model.vae.decoder])
