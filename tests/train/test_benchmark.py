@@ -100,6 +100,7 @@ def test_methods_by_sets_beside_the_published_figures(place, micro, capsys, here
     assert benchmark.main([str(path), "--doc", str(page)]) == 0
     out = capsys.readouterr().out
     measured, published = out.split("## Published")
+    assert "run to run 0 levels apart at most" in measured
     assert out.split("\n\n")[0] == "## Measured"
     for name in ("bicubic", "best blur", "OSEDiff, micro", "originals"):
         assert f"| RealSR | {name} |" in measured
@@ -123,6 +124,7 @@ def test_methods_by_sets_beside_the_published_figures(place, micro, capsys, here
 def test_a_page_to_look_at_has_every_picture_by_every_method(place, micro, capsys, here):
     page = place / "page.html"
     path = config_file(place, micro)
+    path.write_text(path.read_text().replace('"niqe"]', '"niqe", "drift"]'))
     assert benchmark.main([str(path), "--report", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
     found = {case["name"]: case for case in cases_of(text)}
@@ -132,7 +134,8 @@ def test_a_page_to_look_at_has_every_picture_by_every_method(place, micro, capsy
         assert [view["label"] for view in case["views"]] == labels
         assert case["views"][case["main"]]["label"] == "OSEDiff, micro"
         assert [view["difference"] == "" for view in case["views"]] == [False] * 5 + [True]
-        assert case["views"][4]["note"] == "PSNR-Y, dB 80.00; SSIM-Y 1.0000"
+        assert case["views"][4]["note"].startswith("PSNR-Y, dB 80.00; SSIM-Y 1.0000; colour drift, levels ")
+        assert case["views"][1]["note"].endswith("; colour drift, levels 0.00")
     rows = re.findall(r"<td><bdi>(worst 1|best 1)</bdi></td>(.*?)</tr>", text)
     assert [name for name, _ in rows] == ["worst 1", "best 1"]
     gaps = [float(re.findall(r"<bdi>([+-][\d.]+)</bdi>", rest)[0]) for _, rest in rows]
