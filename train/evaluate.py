@@ -5,6 +5,7 @@ python -m train.evaluate SR HQ --against OTHER        # and the paired differenc
 python -m train.evaluate SR HQ --lq LQ                # and from the bicubic enlargement of the input
 python -m train.evaluate SR --metrics musiq clipiqa   # without originals
 python -m train.evaluate SR --lq LQ --metrics drift   # only beside what SR was restored from
+python -m train.evaluate SR HQ --report F.html        # and a page to look at
 python -m train.evaluate --list                       # the metrics, their libraries and licences
 
 docs/evaluation.md says how to read it. The demo's own table is `python -m train.demo_evaluation`.
@@ -21,6 +22,7 @@ from pathlib import Path
 from osediff_core.commands.console import show
 from osediff_core.device.huge_pages import ask_for_huge_pages
 from osediff_core.errors import OSEDiffError
+from osediff_core.report.page import check_page, write_report
 from osediff_core.whole_files import write_whole
 
 from .console import refuse, start_console
@@ -40,6 +42,7 @@ from .demo_evaluation import (  # noqa: F401  (they were here, and are imported 
     vae_round_trip,
     write_sheet,
 )
+from .evaluation.looking import evaluation_report
 from .evaluation.metric_table import BEYOND, PAPER, choose_metrics, licence_of, read_metrics, why_missing
 from .evaluation.pairs import Pair as NamedPair
 from .evaluation.pairs import pair_up, with_inputs
@@ -67,6 +70,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--csv", type=Path, metavar="F", help="write the value of every picture")
     json_help = "keep all values and the summary; run again with the same F to go on where a run stopped"
     add("--json", type=Path, metavar="F", help=json_help)
+    report_help = "page to look at, in one file: the table, every picture beside its input and original"
+    add("--report", type=Path, metavar="F.html", help=report_help)
     add("--device", default="cpu", help="cpu (default), cuda, mps")
     add("--workers", type=int, default=1, metavar="N", help="processes that measure (default 1)")
     add("--seed", type=int, default=SEED, help="of the bootstrap that the intervals are from")
@@ -74,6 +79,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.list and args.sr is None:
         parser.error("SR is needed: a folder of restored pictures, or one")
+    if args.report is not None and (args.hq, args.lq, args.against) == (None, None, None):
+        parser.error("--report shows pictures beside others: give HQ, --lq LQ or --against OTHER")
     if args.workers < 1 or args.seed < 0:
         parser.error("--workers must be at least 1, and --seed no negative number")
     return args
@@ -96,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate(args: argparse.Namespace) -> str:
     """Measure what the command line names, write the files it asks for, and return the report."""
     metrics = choose_metrics(args.metrics)
+    if args.report is not None:
+        check_page(args.report)
     places = {label_of(args.sr, "SR"): (args.sr, False)}
     if args.against is not None:
         places[label_of(args.against, "OTHER", places)] = (args.against, False)
@@ -115,9 +124,11 @@ def evaluate(args: argparse.Namespace) -> str:
             write_scores(store, columns[label], summary)
     if args.csv is not None:
         write_whole(args.csv, value_rows(metrics, columns).encode())
-    return "\n\n".join(
-        filter(None, [metric_rows(metrics, columns, args.seed), notes(metrics, [*columns.values()])])
-    )
+    table = metric_rows(metrics, columns, args.seed)
+    if args.report is not None:
+        write_report(args.report, evaluation_report(metrics, pairs, columns, table))
+    told = notes(metrics, [*columns.values()])
+    return "\n\n".join(filter(None, [markdown(table.heads, table.rows), told]))
 
 
 def check_same_pictures(pairs: Mapping[str, Sequence[NamedPair]]) -> None:

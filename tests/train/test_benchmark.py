@@ -17,6 +17,7 @@ from osediff_core import OSEDiff, restore
 from osediff_core.color import to_levels
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import read_image, write_image
+from tests.self_contained import asks_for
 from train import benchmark
 from train.evaluation import restoring
 from train.evaluation.comparison import ComparisonConfig
@@ -127,6 +128,7 @@ def test_a_page_to_look_at_has_every_picture_by_every_method(place, micro, capsy
     path.write_text(path.read_text().replace('"niqe"]', '"niqe", "drift"]'))
     assert benchmark.main([str(path), "--report", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
+    assert asks_for(text) == []
     found = {case["name"]: case for case in cases_of(text)}
     assert set(found) == {"a", "b"}
     labels = ["LQ", "bicubic", "best blur", "OSEDiff, micro", "originals", "HQ"]

@@ -15,6 +15,7 @@ import torch
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import read_image, write_image
 from osediff_core.resize import resize_bicubic
+from tests.self_contained import asks_for
 from train import evaluate
 from train.evaluation import measures, scores
 from train.evaluation.artifacts import colour_drift
@@ -273,6 +274,46 @@ def test_inputs_are_what_drift_and_shift_are_measured_from(folders, capsys):
     assert float(own[2]) == 0  # of the input's own enlargement
 
 
+@pytest.mark.parametrize(
+    ("places", "labels"),
+    [
+        (("hq", "--lq", "lq"), ["LQ", "bicubic", "good", "HQ"]),
+        (("hq", "--against", "bad"), ["good", "bad", "HQ"]),
+        (("--lq", "lq"), ["LQ", "bicubic", "good"]),
+        (("--against", "bad"), ["good", "bad"]),
+    ],
+)
+def test_a_page_shows_each_picture_beside_what_there_is(folders, capsys, places, labels):
+    page = folders / "page.html"
+    given = [one if one.startswith("--") else folders / one for one in places]
+    metrics = ["psnr"] if "hq" in places else ["drift"]
+    assert run(folders / "good", *given, "--metrics", *metrics, "--report", page) == 0
+    text = page.read_text(encoding="utf-8")
+    assert asks_for(text) == []
+    found = [
+        json.loads(one) for one in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text)
+    ]
+    assert {one["name"] for one in found} == set(NAMES)
+    for one in found:
+        assert [view["label"] for view in one["views"]] == labels
+        assert one["views"][one["main"]]["label"] == "good"
+        assert [view["difference"] == "" for view in one["views"]].index(True) == one["comparedWith"]
+    row = capsys.readouterr().out.splitlines()[2]
+    assert all(
+        f"<td><bdi>{cell.strip()}</bdi></td>" in text for cell in row.split("|")[1:-1] if "**" not in cell
+    )
+
+
+def test_the_worst_picture_comes_first(folders):
+    page = folders / "page.html"
+    write_image(folders / "good" / "b.png", torch.zeros(1, 3, 32, 40))
+    assert run(folders / "good", folders / "hq", "--metrics", "psnr", "--report", page) == 0
+    first = re.search(
+        r'<script type="application/json"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8")
+    )
+    assert json.loads(first[1])["name"] == "b"
+
+
 def test_another_input_is_measured_anew_and_the_rest_kept(folders, monkeypatch):
     places = (folders / "good", folders / "hq", "--lq", folders / "lq", "--json", folders / "v.json")
     assert run(*places, "--metrics", "psnr", "drift") == 0
@@ -337,7 +378,14 @@ def test_edits_are_counted(a, b, count):
 
 
 @pytest.mark.parametrize(
-    "wrong", [["SR", "HQ", "--metrics", "vmaf"], [], ["SR", "--lq", "LQ"], ["SR", "HQ", "--workers", "0"]]
+    "wrong",
+    [
+        ["SR", "HQ", "--metrics", "vmaf"],
+        [],
+        ["SR", "--lq", "LQ"],
+        ["SR", "HQ", "--workers", "0"],
+        ["SR", "--report", "x.html"],
+    ],
 )
 def test_what_cannot_be_meant_is_refused(wrong, capsys):
     try:
