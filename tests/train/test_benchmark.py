@@ -29,6 +29,7 @@ from train.metrics import gaussian_blur
 from train.tables import from_table, parse_toml, read_config
 
 CPU = torch.device("cpu")
+BEGIN = "<!-- python -m train.benchmark: begin -->"
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_methods_by_sets_beside_the_published_figures(place, micro, capsys, here
     assert "pip install pyiqa" in out
     assert "pip install" not in text  # nor a folder of this machine
     assert text.startswith("# Evidence\n")
-    assert text.count(benchmark.BEGIN) == 1
+    assert text.count(BEGIN) == 1
     model = OSEDiff.from_pretrained(micro / "tiny_sd", micro / "osediff.pkl", device="cpu", dtype="float32")
     lq = read_image(place / "RealSRVal_crop128/test_LR/a.png").rgb
     written = read_image(place / "out/realsr/osediff-micro/a.png").rgb
@@ -298,15 +299,15 @@ def test_other_networks_need_spandrel_and_it_is_named(place, monkeypatch):
 def test_a_page_keeps_what_stands_around_the_tables(tmp_path):
     page = tmp_path / "p.md"
     page.write_text("# Mine\n\nbefore\n")
-    page.write_text(benchmark.inserted(page, "ONE") + "\nafter\n")
-    text = benchmark.inserted(page, "TWO")
+    page.write_text(benchmark.inserted(page, "ONE", benchmark.COMMAND) + "\nafter\n")
+    text = benchmark.inserted(page, "TWO", benchmark.COMMAND)
     assert text.startswith("# Mine\n\nbefore\n")
     assert text.endswith("\nafter\n")
     assert "TWO" in text
     assert "ONE" not in text
-    page.write_text(f"x {benchmark.BEGIN} y")
+    page.write_text(f"x {BEGIN} y")
     with pytest.raises(OSEDiffError, match="without"):
-        benchmark.inserted(page, "THREE")
+        benchmark.inserted(page, "THREE", benchmark.COMMAND)
 
 
 def test_every_system_of_the_paper_has_its_figures():
