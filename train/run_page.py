@@ -104,9 +104,9 @@ def _cases(sheets: list[tuple[int, Path]]) -> list[Case]:
     if not sheets:
         return []
     first, last = sheets[0][1], sheets[-1][1]
-    rows = [(path, *read_image(path).rgb.shape[-2:]) for path in (first, last)]
-    side = rows[0][2] // COLUMNS
-    count = min(height for _, height, _ in rows) // side
+    sizes = [read_image(path).rgb.shape[-2:] for path in (first, last)]
+    side = sizes[0][1] // COLUMNS
+    count = min(height for height, _ in sizes) // side
     return [_case(row, side, sheets) for row in range(count)]
 
 

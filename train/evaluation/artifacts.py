@@ -83,7 +83,7 @@ def tone_errors(sr: Tensor, lq: Tensor) -> Tensor:
 
     LQ may be smaller: its squares are, then.
     """
-    squares = [max(1, side // SQUARE) for side in sr.shape[-2:]]
+    squares = max(1, sr.shape[-2] // SQUARE), max(1, sr.shape[-1] // SQUARE)
     return 255 * (F.adaptive_avg_pool2d(sr, squares) - F.adaptive_avg_pool2d(lq, squares)).flatten()
 
 
