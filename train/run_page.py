@@ -103,8 +103,7 @@ def _cases(sheets: list[tuple[int, Path]]) -> list[Case]:
     """A case for each row of the sheets."""
     if not sheets:
         return []
-    first, last = sheets[0][1], sheets[-1][1]
-    sizes = [read_image(path).rgb.shape[-2:] for path in (first, last)]
+    sizes = [read_image(path).rgb.shape[-2:] for _, path in sheets]
     side = sizes[0][1] // COLUMNS
     count = min(height for height, _ in sizes) // side
     return [_case(row, side, sheets) for row in range(count)]

@@ -115,13 +115,13 @@ def test_a_page_that_cannot_be_written_stops_no_training(tmp_path, caplog):
 def test_sheets_that_are_gone_or_of_fewer_pictures_are_no_error(tmp_path):
     config = TrainConfig(run=RunConfig(out=str(tmp_path), tracker="none"))
     report = Report(config)
-    for step, count in ((1, 3), (2, 3), (3, 2)):
+    for step, count in ((1, 3), (2, 3), (3, 2), (4, 3)):
         report.samples(step, *(torch.rand(count, 3, 8, 8) for _ in range(3)))
         report.measures(step, {"psnr": 20.0})
     (tmp_path / "samples" / "0000002.png").unlink()
     cases = run_page(config, report.curves).cases
     assert len(cases) == 2
-    assert [view.label for view in cases[0].views] == ["LQ", "step 1", "step 3", "HQ"]
+    assert [view.label for view in cases[0].views] == ["LQ", "step 1", "step 3", "step 4", "HQ"]
 
 
 def test_stages_are_spread_with_both_ends():
