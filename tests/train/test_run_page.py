@@ -75,6 +75,7 @@ def test_the_page_shows_samples_from_the_first_step_to_the_last(tmp_path, caplog
     assert caplog.records == []
     text = (tmp_path / "run" / PAGE).read_text(encoding="utf-8")
     assert asks_for(text) == []
+    assert '<section aria-labelledby="look">' in text
     assert "secret" not in text
     assert str(tmp_path) not in text
     found = [
@@ -101,6 +102,7 @@ def test_a_run_without_samples_has_a_page_of_curves(tmp_path):
     text = (tmp_path / PAGE).read_text(encoding="utf-8")
     assert text.count("<polyline") == 2
     assert asks_for(text) == []
+    assert '<section aria-labelledby="look" hidden>' in text  # no heading over nothing
 
 
 def test_a_page_that_cannot_be_written_stops_no_training(tmp_path, caplog):
