@@ -127,7 +127,7 @@ def _laid_out(
     settings: Mapping[str, str],
 ) -> Report:
     """A report of these pictures, the worst and the best first."""
-    heads = [f"{terms.ours}: {m.label} {m.arrow}" for m in terms.metrics.values()]
+    heads = [f"{m.label} {m.arrow}" for m in terms.metrics.values()]
     if terms.reference:
         heads += [f"minus {terms.reference}: {m.label}" for m in terms.metrics.values()]
     several = any(picture.data_set for picture in pictures)
@@ -149,7 +149,10 @@ def _of_each_picture(metrics: Mapping[str, Metric], scores: Sequence[Scores]) ->
     return {
         name: metric
         for name, metric in metrics.items()
-        if all(name not in one.missing and one.values.get(name) for one in scores)
+        if all(
+            name not in one.missing and any(map(math.isfinite, one.values.get(name, {}).values()))
+            for one in scores
+        )
     }
 
 
@@ -239,7 +242,7 @@ def _order(terms: Terms) -> str:
     minus = f", compared with {terms.reference}" if terms.reference else ""
     return (
         f"The {ENDS} worst and the {ENDS} best pictures come first, by {first.label} of {terms.ours}{minus}; "
-        "then the others by name. The heads of the table sort it."
+        f"then the others by name. Values are of {terms.ours}; the heads of the table sort it."
     )
 
 
