@@ -52,14 +52,16 @@ class Curves:
 
 
 def _line(step: int, values: Mapping[str, float]) -> str:
-    return json.dumps({"step": step, **values}) + "\n"
+    plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return json.dumps({"step": step, **plain}) + "\n"
 
 
 def _entry(line: str) -> tuple[int, dict[str, float]] | None:
     """Read a line; None for one that was cut off when the run was killed."""
     try:
         values = json.loads(line)
-        return int(values.pop("step")), {name: float(value) for name, value in values.items()}
+        step = int(values.pop("step"))
+        return step, {name: math.nan if value is None else float(value) for name, value in values.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -52,6 +52,7 @@ def test_numbers_go_on_after_a_resume_and_a_cut_line_is_left_out(tmp_path):
     again = Curves(tmp_path, 3)
     assert again.of("loss/data") == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert again.of("loss/nan") == []
+    assert "NaN" not in (tmp_path / FILE).read_text()  # which is no JSON
     again.add(4, {"loss/data": 9.0})
     assert Curves(tmp_path, 4).of("loss/data")[-1] == (4, 9.0)
     assert Curves(tmp_path).entries == []  # a run that begins anew
