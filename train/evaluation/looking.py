@@ -95,20 +95,20 @@ def evaluation_report(
     Its pictures need something to be shown beside: an original, an input, or another method's.
     """
     ours, *others = columns
-    restored = {label: found for label, found in pairs.items() if not found[0].enlarge}
+    files = {label: {p.name: p.sr for p in found} for label, found in pairs.items() if not found[0].enlarge}
     pictures = [
         Picture(
             "",
             p.name,
             p.lq,
             p.hq,
-            {label: found[i].sr for label, found in restored.items()},
+            {label: by_name[p.name] for label, by_name in files.items()},
             {
                 label: {n: of.get(p.name, math.nan) for n, of in scores.values.items()}
                 for label, scores in columns.items()
             },
         )
-        for i, p in enumerate(pairs[ours])
+        for p in pairs[ours]
     ]
     scores = [*columns.values()]
     terms = Terms(_of_each_picture(metrics, scores), ours, others[0] if others else "", True)
