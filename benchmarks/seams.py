@@ -12,7 +12,6 @@ be above 1: a step of one level planted on these lines, and tiles without overla
 from __future__ import annotations
 
 import argparse
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,39 +20,9 @@ from torch import Tensor
 from osediff_core import OSEDiff, restore
 from osediff_core.pipeline.unet_tiles import Box, grid
 from train.demo_evaluation import quantise
+from train.evaluation.artifacts import borders, seam_ratio
 
 LEVEL = 1 / 255
-MARGIN = 16  # image pixels at the picture's own edge, where convolutions see zeros
-
-
-def borders(boxes: list[Box], axis: int, reduction: int) -> list[int]:
-    """Return where tiles begin, end and weigh as much as their neighbours along an axis, in image pixels.
-
-    axis: 0 down, 1 across. The picture's own edges are left out.
-    """
-    side, starts = boxes[0][axis + 2], sorted({box[axis] for box in boxes})
-    ends = {edge * reduction for start in starts for edge in (start, start + side)}
-    meet = {(a + b + side) * reduction // 2 for a, b in pairwise(starts)}
-    return sorted((ends | meet) - {starts[0] * reduction, (starts[-1] + side) * reduction})
-
-
-def seam_ratio(image: Tensor, boxes: list[Box], reduction: int) -> float:
-    """Return the mean square of second differences on the borders over that elsewhere; image (1, 3, H, W).
-
-    Second differences: a slope, which is no seam, has none. The rows and columns next to a border, where its
-    own second differences reach, count as the border. The picture's own edge is left out.
-    """
-    at_borders, elsewhere = [], []
-    for axis in (0, 1):
-        lines = image.movedim(2 + axis, 0).flatten(1)  # (length, all else)
-        energy = (lines[2:] - 2 * lines[1:-1] + lines[:-2]).square().mean(1)  # [i] is centred on i + 1
-        on = torch.zeros(len(energy), dtype=torch.bool)
-        for edge in borders(boxes, axis, reduction):
-            on[[edge - 2, edge - 1]] = True  # a step before pixel `edge` bends at edge - 1 and at edge
-        inside = slice(MARGIN, len(energy) - MARGIN)
-        at_borders.append(energy[inside][on[inside]])
-        elsewhere.append(energy[inside][~on[inside]])
-    return (torch.cat(at_borders).mean() / torch.cat(elsewhere).mean()).item()
 
 
 def planted(image: Tensor, boxes: list[Box], reduction: int, step: float = LEVEL) -> Tensor:

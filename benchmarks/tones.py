@@ -18,18 +18,16 @@ import argparse
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from osediff_core import OSEDiff, restore
 from osediff_core.choices import COLORS
 from osediff_core.resize import resize_bicubic
 from train.demo_evaluation import quantise
+from train.evaluation.artifacts import SQUARE, tone_errors
 from train.heldout import HELD_OUT, folder_pictures, read_heldout
 
 SCALE = 4
-SQUARE = 32
-"""Side of the squares that are averaged, pixels of the result."""
 NOISES = (1, 10, 20, 40)
 """Deviations of the noise, levels."""
 GREY, SIDE, SEEDS = 128, 48, 4
@@ -47,11 +45,6 @@ def shrink(picture: Tensor) -> Tensor:
 def light(lq: Tensor, factors: tuple[float, float, float]) -> Tensor:
     """Multiply the channels of (1, 3, h, w), rounded to 8 bits."""
     return quantise(lq * torch.tensor(factors).view(1, 3, 1, 1))
-
-
-def tone_errors(sr: Tensor, lq: Tensor) -> Tensor:
-    """Differences of the averages of corresponding squares of SR and LQ, flat, in levels of 255."""
-    return 255 * (F.avg_pool2d(sr, SQUARE) - F.avg_pool2d(lq, SQUARE // SCALE)).flatten()
 
 
 def tone_row(model: OSEDiff, name: str, pictures: list[Tensor], color: str) -> str:

@@ -26,9 +26,7 @@ from .evaluation.comparison import ComparisonConfig, compare, remedies, report
 from .evaluation.looking import comparison_report
 from .tables import read_config
 
-BEGIN, END = "<!-- python -m train.benchmark: begin -->", "<!-- python -m train.benchmark: end -->"
-"""What stands around the tables in a page, so that the next run replaces them and nothing else."""
-TITLE = "# Evidence\n"
+COMMAND = "train.benchmark"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -58,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         cells = compare(config)
         text = report(config, cells)
         if args.doc is not None:
-            write_whole(args.doc, inserted(args.doc, text).encode())
+            write_whole(args.doc, inserted(args.doc, text, COMMAND).encode())
         if args.report is not None:
             write_report(args.report, comparison_report(config, cells))
         show("\n\n".join(filter(None, [text, remedies(config, cells)])))
@@ -69,21 +67,25 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def inserted(page: Path, text: str) -> str:
-    """The page with the tables in place of those of an earlier run, or at its end; a new page has a title."""
+def inserted(page: Path, text: str, command: str) -> str:
+    """The page with the tables in place of those of an earlier run, or at its end; a new page has a title.
+
+    Comments that name the command stand around them, so that the next run replaces them and nothing else.
+    """
+    begin, end = f"<!-- python -m {command}: begin -->", f"<!-- python -m {command}: end -->"
     try:
         old = read_text(page)
     except FileNotFoundError:
-        old = TITLE
+        old = f"# {page.stem.capitalize()}\n"
     except (OSError, UnicodeDecodeError) as error:
         raise OSEDiffError(f"{page} cannot be read as text: {error}; name a Markdown page") from error
-    before, begun, rest = old.partition(BEGIN)
-    _, ended, after = rest.partition(END)
+    before, begun, rest = old.partition(begin)
+    _, ended, after = rest.partition(end)
     if begun and not ended:
-        raise OSEDiffError(f"{page} has {BEGIN} without {END} below it: put it back, or remove both")
+        raise OSEDiffError(f"{page} has {begin} without {end} below it: put it back, or remove both")
     if not begun:
         before, after = f"{old.rstrip()}\n\n", "\n"
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class LossConfig:
     vsd_last_step: int = 980
     """The VSD loss draws timesteps below this one, up to 1000."""
     lambda_tone: float = 0.0
-    """Weight of the averages of small squares, against tints; 10 cost the demo some SSIM (docs/demo.md)."""
+    """Weight of the averages of small squares, against tints; 10 cost the demo some SSIM (CHANGELOG.md)."""
     lambda_csd: float = 0.0
     """Weight of classifier score distillation, which needs no critic; guidance and timesteps are VSD's."""
     lambda_gan: float = 0.0

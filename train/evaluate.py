@@ -4,6 +4,8 @@ python -m train.evaluate SR HQ                        # two folders, or two file
 python -m train.evaluate SR HQ --against OTHER        # and the paired difference from another method
 python -m train.evaluate SR HQ --lq LQ                # and from the bicubic enlargement of the input
 python -m train.evaluate SR --metrics musiq clipiqa   # without originals
+python -m train.evaluate SR --lq LQ --metrics drift   # only beside what SR was restored from
+python -m train.evaluate SR HQ --report F.html        # and a page to look at
 python -m train.evaluate --list                       # the metrics, their libraries and licences
 
 docs/evaluation.md says how to read it. The demo's own table is `python -m train.demo_evaluation`.
@@ -20,6 +22,7 @@ from pathlib import Path
 from osediff_core.commands.console import show
 from osediff_core.device.huge_pages import ask_for_huge_pages
 from osediff_core.errors import OSEDiffError
+from osediff_core.report.page import check_page, write_report
 from osediff_core.whole_files import write_whole
 
 from .console import refuse, start_console
@@ -39,9 +42,10 @@ from .demo_evaluation import (  # noqa: F401  (they were here, and are imported 
     vae_round_trip,
     write_sheet,
 )
-from .evaluation.metric_table import PAPER, choose_metrics, licence_of, read_metrics, why_missing
+from .evaluation.looking import evaluation_report
+from .evaluation.metric_table import BEYOND, PAPER, choose_metrics, licence_of, read_metrics, why_missing
 from .evaluation.pairs import Pair as NamedPair
-from .evaluation.pairs import pair_up
+from .evaluation.pairs import pair_up, with_inputs
 from .evaluation.scores import Scores, Work, score, write_scores
 from .evaluation.statistics import SEED
 from .evaluation.tables import markdown, metric_rows, notes, plain_summary, summaries, value_rows
@@ -58,12 +62,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("sr", type=Path, nargs="?", metavar="SR", help="restored pictures: a folder or a file")
     add("hq", type=Path, nargs="?", metavar="HQ", help="their originals, of the same names and sizes")
-    add("--lq", type=Path, help="what SR was restored from: compare with its bicubic enlargement")
+    lq_help = "what SR was restored from: with HQ, its bicubic enlargement is compared, too"
+    add("--lq", type=Path, help=lq_help)
     add("--against", type=Path, metavar="OTHER", help="another method's pictures, to compare with")
-    add("--metrics", nargs="+", default=PAPER, metavar="NAME", help="default: those of the paper's tables")
+    metrics_help = "default: those of the paper's tables, and what they do not tell apart"
+    add("--metrics", nargs="+", default=(*PAPER, *BEYOND), metavar="NAME", help=metrics_help)
     add("--csv", type=Path, metavar="F", help="write the value of every picture")
     json_help = "keep all values and the summary; run again with the same F to go on where a run stopped"
     add("--json", type=Path, metavar="F", help=json_help)
+    report_help = "page to look at, in one file: the table, every picture beside its input and original"
+    add("--report", type=Path, metavar="F.html", help=report_help)
     add("--device", default="cpu", help="cpu (default), cuda, mps")
     add("--workers", type=int, default=1, metavar="N", help="processes that measure (default 1)")
     add("--seed", type=int, default=SEED, help="of the bootstrap that the intervals are from")
@@ -71,8 +79,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.list and args.sr is None:
         parser.error("SR is needed: a folder of restored pictures, or one")
-    if args.hq is None and args.lq is not None:
-        parser.error("--lq needs HQ, which says how large the enlargement is")
+    if args.report is not None and (args.hq, args.lq, args.against) == (None, None, None):
+        parser.error("--report shows pictures beside others: give HQ, --lq LQ or --against OTHER")
     if args.workers < 1 or args.seed < 0:
         parser.error("--workers must be at least 1, and --seed no negative number")
     return args
@@ -95,12 +103,16 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate(args: argparse.Namespace) -> str:
     """Measure what the command line names, write the files it asks for, and return the report."""
     metrics = choose_metrics(args.metrics)
+    if args.report is not None:
+        check_page(args.report)
     places = {label_of(args.sr, "SR"): (args.sr, False)}
     if args.against is not None:
         places[label_of(args.against, "OTHER", places)] = (args.against, False)
-    if args.lq is not None:
+    if args.lq is not None and args.hq is not None:  # which says how large the enlargement is
         places["bicubic of LQ"] = (args.lq, True)
     pairs = {label: pair_up(place, args.hq, enlarge=lq) for label, (place, lq) in places.items()}
+    if args.lq is not None:
+        pairs = {label: with_inputs(found, places[label][0], args.lq) for label, found in pairs.items()}
     check_same_pictures(pairs)
     columns: dict[str, Scores] = {}
     for number, (label, of_label) in enumerate(pairs.items()):
@@ -112,9 +124,11 @@ def evaluate(args: argparse.Namespace) -> str:
             write_scores(store, columns[label], summary)
     if args.csv is not None:
         write_whole(args.csv, value_rows(metrics, columns).encode())
-    return "\n\n".join(
-        filter(None, [metric_rows(metrics, columns, args.seed), notes(metrics, [*columns.values()])])
-    )
+    table = metric_rows(metrics, columns, args.seed)
+    if args.report is not None:
+        write_report(args.report, evaluation_report(metrics, pairs, columns, table))
+    told = notes(metrics, [*columns.values()])
+    return "\n\n".join(filter(None, [markdown(table.heads, table.rows), told]))
 
 
 def check_same_pictures(pairs: Mapping[str, Sequence[NamedPair]]) -> None:

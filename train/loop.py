@@ -174,7 +174,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return None
         make_folder(self.config)
-        return Report(self.config.run, self.step)
+        return Report(self.config, self.step)
 
     def _one_step(self, batches: list[Batch], report: Report | None) -> None:
         run = self.config.run

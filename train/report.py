@@ -1,7 +1,8 @@
-"""What a person sees of a run: progress bar, TensorBoard, sample pictures."""
+"""What a person sees of a run: progress bar, TensorBoard, sample pictures, a page of all of it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,23 +10,32 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import write_image
+from osediff_core.report.page import write_report
 from osediff_core.whole_files import sweep
 
-from .config import RunConfig
+from .config import TrainConfig
+from .curves import Curves
+from .run_page import run_page, sample_sheet
 from .trackers import build_tracker
 
+log = logging.getLogger(__name__)
+
+PAGE = "report.html"
 GATHERED = ("mean/", "sum/", "count/")
 
 
 class Report:
     """Shows the losses while they come; closes with `close`."""
 
-    def __init__(self, config: RunConfig, start: int = 0) -> None:
+    def __init__(self, config: TrainConfig, start: int = 0) -> None:
         """Open the progress bar, and a TensorBoard log in `out`/tensorboard where that is asked for."""
-        self.out, self.every = Path(config.out), config.log_every
-        self.bar = tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True)
-        self.tracker = build_tracker(config.tracker, self.out, start)
+        run = config.run
+        self.config, self.out, self.every = config, Path(run.out), run.log_every
+        self.tracker = build_tracker(run.tracker, self.out, start)
+        self.curves = Curves(self.out, start)
+        self.bar = tqdm(total=run.steps, initial=start, unit="step", dynamic_ncols=True)
         self._since: dict[str, list[Tensor]] = {}  # what is gathered over the steps between two entries
 
     def losses(self, step: int, values: Mapping[str, Tensor], learning_rate: float) -> None:
@@ -45,25 +55,38 @@ class Report:
         self._since = {}
         short = {name.split("/")[1]: n for name, n in numbers.items() if name.startswith("loss/")}
         self.bar.set_postfix({name: f"{n:.4g}" for name, n in short.items()})
-        self.tracker.numbers(numbers | {"learning_rate": learning_rate}, step)
+        self._keep(step, numbers | {"learning_rate": learning_rate})
 
     def measures(self, step: int, values: Mapping[str, float]) -> None:
-        """Log how well the validation samples are restored."""
-        self.tracker.numbers({f"validation/{name}": value for name, value in values.items()}, step)
+        """Log how well the validation samples are restored, and show it on the page."""
+        self._keep(step, {f"validation/{name}": value for name, value in values.items()})
+        self._write_page()
 
     def samples(self, step: int, lq: Tensor, sr: Tensor, hq: Tensor) -> None:
-        """Write one picture with a row LQ | SR | HQ per sample; all (N, 3, H, W) in [0, 1]."""
+        """Write one picture with a row LQ | SR | HQ per sample; all (N, 3, H, W) in [0, 1], square."""
         grid = contact_sheet(lq, sr, hq)  # (3, N H, 3 W)
-        folder = self.out / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-        write_image(folder / f"{step:07d}.png", grid[None])
+        sheet = sample_sheet(self.out, step)
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        sweep(sheet.parent)
+        write_image(sheet, grid[None])
         self.tracker.picture("LQ | SR | HQ", grid, step)
 
     def close(self) -> None:
-        """End the bar and flush the log."""
+        """End the bar, flush the log, and leave the page."""
         self.bar.close()
         self.tracker.close()
+        self._write_page()
+
+    def _keep(self, step: int, values: Mapping[str, float]) -> None:
+        self.tracker.numbers(values, step)
+        self.curves.add(step, values)
+
+    def _write_page(self) -> None:
+        """Write `out`/report.html; a page that cannot be written stops no training."""
+        try:
+            write_report(self.out / PAGE, run_page(self.config, self.curves))
+        except OSEDiffError as error:
+            log.warning("The page of this run is not written: %s", error)
 
 
 def gathered(since: Mapping[str, list[Tensor]]) -> dict[str, float]:

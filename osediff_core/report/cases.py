@@ -36,13 +36,15 @@ GAIN = 4
 class View:
     """One version of a picture: a file, enlarged to the others' size or of that size already.
 
-    note: what is said of it, its measures say.
+    note: what is said of it, its measures say. part: (top, left, height, width) of a file that holds several
+    pictures.
     """
 
     label: str
     path: Path
     enlarged: Literal["", "nearest", "bicubic"] = ""
     note: str = ""
+    part: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,11 @@ def show_case(case: Case, most_bytes: int) -> ShownCase:
 
 def _read(case: Case) -> list[Tensor]:
     """All views of a case at the size of its main one, uint8 (1, 3, H, W)."""
-    files = {view.path: read_image(view.path).rgb for view in case.views}
-    size = tuple(files[case.views[case.main].path].shape[-2:])
+    files = {path: read_image(path).rgb for path in {view.path for view in case.views}}
+    shown = [_part(files[view.path], view.part) for view in case.views]
+    size = tuple(shown[case.main].shape[-2:])
     pictures = []
-    for view in case.views:
-        rgb = files[view.path]
+    for view, rgb in zip(case.views, shown, strict=True):
         if view.enlarged:
             rgb = _enlarged(rgb, (size[0], size[1]), nearest=view.enlarged == "nearest")
         if tuple(rgb.shape[-2:]) != size:
@@ -123,6 +125,13 @@ def _read(case: Case) -> list[Tensor]:
             )
         pictures.append(rgb)
     return pictures
+
+
+def _part(rgb: Tensor, part: tuple[int, int, int, int] | None) -> Tensor:
+    if part is None:
+        return rgb
+    top, left, height, width = part
+    return rgb[..., top : top + height, left : left + width]
 
 
 def _enlarged(rgb: Tensor, size: tuple[int, int], *, nearest: bool) -> Tensor:

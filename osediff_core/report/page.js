@@ -98,6 +98,14 @@
     return figure;
   }
 
+  // As many columns as there is room for, and rows as equal as they can be.
+  const LEAST_WIDTH = 240;
+  function arrange() {
+    const most = Math.max(2, Math.floor(stage.clientWidth / LEAST_WIDTH));
+    const rows = Math.ceil(stage.children.length / most);
+    stage.style.setProperty("--columns", Math.ceil(stage.children.length / Math.max(1, rows)));
+  }
+
   function draw() {
     const mode = modeNow();
     stage.classList.toggle("single", mode === "slider");
@@ -115,6 +123,7 @@
       const views = data.views.filter((view) => view[kind]);
       stage.replaceChildren(...views.map((view) => pane([layer(view[kind], view.label)], view.label, view.note)));
     }
+    arrange();
     look(eye.zoom);
   }
 
@@ -233,6 +242,7 @@
     stage.addEventListener(end, (event) => fingers.delete(event.pointerId));
   }
 
+  window.addEventListener("resize", arrange);
   setCut(50);
   choose(picks()[0]);
 })();

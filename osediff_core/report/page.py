@@ -101,6 +101,7 @@ def render(report: Report) -> str:
         "script": script,
         "title": text_of(report.title),
         "sections": "\n".join(_section(i, one) for i, one in enumerate(report.sections)),
+        "no_pictures": "" if report.cases else " hidden",
         "order": text_of(report.order),
         "left_out": _paragraphs(left_out),
         "cases": _table(_case_heads(report), [_case_row(i, one) for i, one in enumerate(shown)], "pictures"),

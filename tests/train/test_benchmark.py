@@ -17,6 +17,7 @@ from osediff_core import OSEDiff, restore
 from osediff_core.color import to_levels
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import read_image, write_image
+from tests.self_contained import asks_for
 from train import benchmark
 from train.evaluation import restoring
 from train.evaluation.comparison import ComparisonConfig
@@ -28,6 +29,7 @@ from train.metrics import gaussian_blur
 from train.tables import from_table, parse_toml, read_config
 
 CPU = torch.device("cpu")
+BEGIN = "<!-- python -m train.benchmark: begin -->"
 
 
 @pytest.fixture
@@ -100,6 +102,7 @@ def test_methods_by_sets_beside_the_published_figures(place, micro, capsys, here
     assert benchmark.main([str(path), "--doc", str(page)]) == 0
     out = capsys.readouterr().out
     measured, published = out.split("## Published")
+    assert "run to run 0 levels apart at most" in measured
     assert out.split("\n\n")[0] == "## Measured"
     for name in ("bicubic", "best blur", "OSEDiff, micro", "originals"):
         assert f"| RealSR | {name} |" in measured
@@ -113,7 +116,7 @@ def test_methods_by_sets_beside_the_published_figures(place, micro, capsys, here
     assert "pip install pyiqa" in out
     assert "pip install" not in text  # nor a folder of this machine
     assert text.startswith("# Evidence\n")
-    assert text.count(benchmark.BEGIN) == 1
+    assert text.count(BEGIN) == 1
     model = OSEDiff.from_pretrained(micro / "tiny_sd", micro / "osediff.pkl", device="cpu", dtype="float32")
     lq = read_image(place / "RealSRVal_crop128/test_LR/a.png").rgb
     written = read_image(place / "out/realsr/osediff-micro/a.png").rgb
@@ -123,8 +126,10 @@ def test_methods_by_sets_beside_the_published_figures(place, micro, capsys, here
 def test_a_page_to_look_at_has_every_picture_by_every_method(place, micro, capsys, here):
     page = place / "page.html"
     path = config_file(place, micro)
+    path.write_text(path.read_text().replace('"niqe"]', '"niqe", "drift"]'))
     assert benchmark.main([str(path), "--report", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
+    assert asks_for(text) == []
     found = {case["name"]: case for case in cases_of(text)}
     assert set(found) == {"a", "b"}
     labels = ["LQ", "bicubic", "best blur", "OSEDiff, micro", "originals", "HQ"]
@@ -132,7 +137,8 @@ def test_a_page_to_look_at_has_every_picture_by_every_method(place, micro, capsy
         assert [view["label"] for view in case["views"]] == labels
         assert case["views"][case["main"]]["label"] == "OSEDiff, micro"
         assert [view["difference"] == "" for view in case["views"]] == [False] * 5 + [True]
-        assert case["views"][4]["note"] == "PSNR-Y, dB 80.00; SSIM-Y 1.0000"
+        assert case["views"][4]["note"].startswith("PSNR-Y, dB 80.00; SSIM-Y 1.0000; colour drift, levels ")
+        assert case["views"][1]["note"].endswith("; colour drift, levels 0.00")
     rows = re.findall(r"<td><bdi>(worst 1|best 1)</bdi></td>(.*?)</tr>", text)
     assert [name for name, _ in rows] == ["worst 1", "best 1"]
     gaps = [float(re.findall(r"<bdi>([+-][\d.]+)</bdi>", rest)[0]) for _, rest in rows]
@@ -293,15 +299,15 @@ def test_other_networks_need_spandrel_and_it_is_named(place, monkeypatch):
 def test_a_page_keeps_what_stands_around_the_tables(tmp_path):
     page = tmp_path / "p.md"
     page.write_text("# Mine\n\nbefore\n")
-    page.write_text(benchmark.inserted(page, "ONE") + "\nafter\n")
-    text = benchmark.inserted(page, "TWO")
+    page.write_text(benchmark.inserted(page, "ONE", benchmark.COMMAND) + "\nafter\n")
+    text = benchmark.inserted(page, "TWO", benchmark.COMMAND)
     assert text.startswith("# Mine\n\nbefore\n")
     assert text.endswith("\nafter\n")
     assert "TWO" in text
     assert "ONE" not in text
-    page.write_text(f"x {benchmark.BEGIN} y")
+    page.write_text(f"x {BEGIN} y")
     with pytest.raises(OSEDiffError, match="without"):
-        benchmark.inserted(page, "THREE")
+        benchmark.inserted(page, "THREE", benchmark.COMMAND)
 
 
 def test_every_system_of_the_paper_has_its_figures():

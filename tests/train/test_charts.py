@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from train.evaluation.charts import CENTRE, RADIUS, WORST, quality_against_time, radar
-from train.evaluation.metric_table import choose_metrics
+from train.evaluation.metric_table import choose_metrics, read_metrics
 
 METRICS = choose_metrics(["psnr", "ssim", "lpips"])
 BEST = {"psnr": 30.0, "ssim": 0.9, "lpips": 0.1}
@@ -55,6 +55,24 @@ def test_better_is_upwards_and_faster_to_the_left(name, good, bad):
     assert fast[1] < slow[1]
     assert "logarithmic" in figure.caption
     assert quality_against_time("t", METRICS[name], {"fast": (1.0, good)}) is None
+
+
+def test_every_metrics_name_fits_beside_the_radar():
+    """Wherever its axis is; a letter of a name is about 7 wide, one of the smaller figures 6."""
+    names = [*read_metrics()]
+    for turned in range(0, len(names), 2):
+        order = names[turned:] + names[:turned]
+        both = {method: dict.fromkeys(order, float(method == "a")) for method in ("a", "b")}
+        drawing = ElementTree.fromstring(radar("t", choose_metrics(order), both).svg)
+        width, height = map(int, drawing.get("viewBox").split()[2:])
+        texts = [one for one in drawing.iter("text") if one.get("text-anchor")]
+        assert len(texts) > 2 * len(names)
+        for one in texts:
+            wide = (6 if one.get("class") == "soft" else 7) * len(one.text)
+            left = float(one.get("x")) - {"start": 0, "middle": 0.5, "end": 1}[one.get("text-anchor")] * wide
+            assert left >= 0, one.text
+            assert left + wide <= width, one.text
+            assert 8 <= float(one.get("y")) < height
 
 
 def test_methods_alike_in_everything_are_drawn():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import sys
 import types
 
@@ -13,10 +14,14 @@ import torch
 
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import read_image, write_image
+from osediff_core.resize import resize_bicubic
+from tests.self_contained import asks_for
 from train import evaluate
 from train.evaluation import measures, scores
+from train.evaluation.artifacts import colour_drift
 from train.evaluation.metric_table import choose_metrics, licence_of, read_metrics, why_missing
 from train.evaluation.pairs import pair_up
+from train.evaluation.recognition import edits
 from train.evaluation.scores import Work, score
 from train.metrics import psnr_y, ssim_y
 
@@ -249,8 +254,138 @@ def test_without_originals_only_metrics_of_pictures_are_computed(folders, capsys
     assert "PSNR-Y, dB: not computed; compares with originals" in capsys.readouterr().out
 
 
+def test_inputs_are_what_drift_and_shift_are_measured_from(folders, capsys):
+    store, table = folders / "v.json", folders / "v.csv"
+    places = (folders / "good", "--lq", folders / "lq", "--json", store, "--csv", table)
+    assert run(*places, "--metrics", "drift", "shift", "noise") == 0
+    out = capsys.readouterr().out
+    assert "bicubic" not in out  # of which size it should be only HQ would say
+    assert "noise on flat fields, levels: not computed; compares with originals" in out
+    values = {row["picture"]: float(row["drift"]) for row in csv.DictReader(table.open())}
+    sr, lq = (read_image(folders / f / "a.png").rgb for f in ("good", "lq"))
+    enlarged = resize_bicubic(lq, (32, 40)) / 255
+    assert values["a"] == pytest.approx(colour_drift(sr / 255, enlarged).item())
+    assert run(folders / "good", folders / "hq", "--metrics", "drift") == 0
+    assert "colour drift, levels: not computed; compares with inputs" in capsys.readouterr().out
+    assert run(folders / "good", folders / "hq", "--lq", folders / "lq", "--metrics", "drift") == 0
+    own = re.search(r"\| colour drift, levels ↓ \| ([\d.]+) \[.*?\| ([\d.]+) \[", capsys.readouterr().out)
+    assert own is not None
+    assert float(own[1]) > 0
+    assert float(own[2]) == 0  # of the input's own enlargement
+
+
 @pytest.mark.parametrize(
-    "wrong", [["SR", "HQ", "--metrics", "vmaf"], [], ["SR", "--lq", "LQ"], ["SR", "HQ", "--workers", "0"]]
+    ("places", "labels"),
+    [
+        (("hq", "--lq", "lq"), ["LQ", "bicubic", "good", "HQ"]),
+        (("hq", "--against", "bad"), ["good", "bad", "HQ"]),
+        (("--lq", "lq"), ["LQ", "bicubic", "good"]),
+        (("--against", "bad"), ["good", "bad"]),
+    ],
+)
+def test_a_page_shows_each_picture_beside_what_there_is(folders, capsys, places, labels):
+    page = folders / "page.html"
+    given = [one if one.startswith("--") else folders / one for one in places]
+    metrics = ["psnr"] if "hq" in places else ["drift"]
+    assert run(folders / "good", *given, "--metrics", *metrics, "--report", page) == 0
+    text = page.read_text(encoding="utf-8")
+    assert asks_for(text) == []
+    found = [
+        json.loads(one) for one in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text)
+    ]
+    assert {one["name"] for one in found} == set(NAMES)
+    for one in found:
+        assert [view["label"] for view in one["views"]] == labels
+        assert one["views"][one["main"]]["label"] == "good"
+        assert [view["difference"] == "" for view in one["views"]].index(True) == one["comparedWith"]
+    row = capsys.readouterr().out.splitlines()[2]
+    assert all(
+        f"<td><bdi>{cell.strip()}</bdi></td>" in text for cell in row.split("|")[1:-1] if "**" not in cell
+    )
+
+
+def test_the_worst_picture_comes_first(folders):
+    page = folders / "page.html"
+    write_image(folders / "good" / "b.png", torch.zeros(1, 3, 32, 40))
+    assert run(folders / "good", folders / "hq", "--metrics", "psnr", "--report", page) == 0
+    first = re.search(
+        r'<script type="application/json"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8")
+    )
+    assert json.loads(first[1])["name"] == "b"
+
+
+def test_another_input_is_measured_anew_and_the_rest_kept(folders, monkeypatch):
+    places = (folders / "good", folders / "hq", "--lq", folders / "lq", "--json", folders / "v.json")
+    assert run(*places, "--metrics", "psnr", "drift") == 0
+    before = json.loads((folders / "v.json").read_text())["values"]
+    write_image(folders / "lq" / "b.png", torch.zeros(1, 3, 8, 10))
+    asked, real = [], measures.measure_pair
+
+    def noted(pair, names, device):
+        asked.append((pair.name, pair.enlarge, names))
+        return real(pair, names, device)
+
+    monkeypatch.setattr(scores, "measure_pair", noted)
+    assert run(*places, "--metrics", "psnr", "drift") == 0
+    assert asked == [("b", False, ("drift",)), ("b", True, ("psnr", "drift"))]
+    after = json.loads((folders / "v.json").read_text())["values"]
+    assert after["psnr"] == before["psnr"]
+    assert {name for name in NAMES if after["drift"][name] != before["drift"][name]} == {"b"}
+
+
+@pytest.mark.parametrize("size", [(8, 12), (6, 10)])
+def test_an_input_of_another_shape_is_refused_by_name(folders, capsys, size):
+    write_image(folders / "lq" / "b.png", torch.zeros(1, 3, *size))
+    assert run(folders / "good", "--lq", folders / "lq", "--metrics", "drift") == 2
+    said = capsys.readouterr().err
+    assert "b.png" in said
+    assert f"got {size[1]}x{size[0]}" in said
+
+
+def test_text_that_is_read_otherwise_is_counted(folders, capsys, monkeypatch):
+    """With a stand-in that reads a picture's brightness; the library itself: test_metric_libraries."""
+    read = {0: ("HELLO", "world"), 128: ("HELL0", "wor"), 255: None}
+
+    class Engine:
+        def __init__(self, params):
+            assert params
+
+        def __call__(self, pixels):
+            assert (pixels.dtype, pixels.shape) == ("uint8", (32, 40, 3))
+            assert pixels.flags.c_contiguous
+            return types.SimpleNamespace(txts=read[int(pixels[0, 0, 0])])
+
+    monkeypatch.setitem(sys.modules, "rapidocr", types.SimpleNamespace(RapidOCR=Engine))
+    monkeypatch.setattr("train.evaluation.metric_table.version_of", installed("rapidocr", "onnxruntime"))
+    measures._built.cache_clear()
+    for name, (ours, theirs) in {"a": (128, 0), "b": (0, 0), "c": (0, 255)}.items():
+        for folder, level in (("good", ours), ("hq", theirs)):
+            write_image(folders / folder / f"{name}.png", torch.full((1, 3, 32, 40), level / 255))
+    store = folders / "v.json"
+    assert run(folders / "good", folders / "hq", "--metrics", "text", "--json", store) == 0
+    values = json.loads(store.read_text())["values"]["text"]
+    assert values == {"a": pytest.approx(3 / len("HELLO world")), "b": 0, "c": None}
+    assert "2 (1 without a value)" in capsys.readouterr().out
+    measures._built.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "count"),
+    [("", "", 0), ("abc", "abc", 0), ("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3)],
+)
+def test_edits_are_counted(a, b, count):
+    assert edits(a, b) == count
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["SR", "HQ", "--metrics", "vmaf"],
+        [],
+        ["SR", "--lq", "LQ"],
+        ["SR", "HQ", "--workers", "0"],
+        ["SR", "--report", "x.html"],
+    ],
 )
 def test_what_cannot_be_meant_is_refused(wrong, capsys):
     try:

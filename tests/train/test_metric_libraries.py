@@ -5,6 +5,9 @@ That shows the plumbing: what goes in and comes out. It shows nothing of the rea
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -146,3 +149,39 @@ def test_distances_of_sets_read_inception(hub, tmp_path, monkeypatch):
         assert abs(same) < 0.1 * far
         assert near < 0.5 * far
         assert measure_set(name, pair_up(tmp_path / "far", tmp_path / "hq"), CPU) == far
+
+
+def letters(blur):
+    """Two lines of text as a picture, blurred; the originals of a test that reads."""
+    from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+    image = Image.new("RGB", (320, 160), "white")
+    for line, text in enumerate(("HELLO WORLD", "one step 2024")):
+        ImageDraw.Draw(image).text((20, 20 + 60 * line), text, "black", ImageFont.load_default(28))
+    image = image.filter(ImageFilter.GaussianBlur(blur))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+
+
+@pytest.mark.slow
+@needs("rapidocr", "onnxruntime")
+def test_letters_that_a_blur_took_are_errors():
+    measure = build_measure("text", CPU)
+    sharp = letters(0)
+    assert measure(sharp, sharp) == 0
+    assert 0 < measure(letters(3), sharp) < measure(letters(8), sharp) == 1
+    assert math.isnan(measure(sharp, torch.full_like(sharp, 255)))
+
+
+@pytest.mark.slow
+@needs("dlib/dlib_bin", "face_recognition_models", "scikit-image")
+def test_a_face_is_like_itself_and_less_so_when_it_is_blurred():
+    from skimage.data import astronaut
+
+    from train.metrics import gaussian_blur
+
+    hq = torch.from_numpy(astronaut()).permute(2, 0, 1)[None, :, :256, 100:356].contiguous()
+    measure = build_measure("face", CPU)
+    assert measure(hq, hq) == pytest.approx(1, abs=1e-6)
+    blurred = [measure((gaussian_blur(hq / 255, s) * 255).byte(), hq) for s in (1, 4)]
+    assert 1 > blurred[0] > blurred[1] + 0.03
+    assert math.isnan(measure(hq[..., 200:, :100], hq[..., 200:, :100]))

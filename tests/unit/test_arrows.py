@@ -20,7 +20,7 @@ ALLOWED = {
 }
 COMFY = re.compile(r"^(comfy|comfy_\w+|folder_paths|latent_preview|server)$")
 TRAINING_ONLY = {"accelerate", "peft", "lpips", "tyro", "tensorboard", "diffusers"}
-MEASURING_ONLY = {"torchmetrics", "torch_fidelity", "piq", "pyiqa", "spandrel"}
+MEASURING_ONLY = {"torchmetrics", "torch_fidelity", "piq", "pyiqa", "spandrel", "rapidocr", "dlib"}
 NEVER_IN_CORE_OR_NODES = TRAINING_ONLY | MEASURING_ONLY | {"torchvision", "timm"}
 HEAVY = {"diffusers", "transformers", "timm", "peft", "accelerate", "torchvision", "lpips"}
 LAYERS = [
@@ -43,7 +43,7 @@ LAYERS = [
 """Modules and packages of the core, bottom up: each imports only from layers at or below its own."""
 
 EVALUATION = [
-    {"metric_table", "pairs", "statistics", "published"},
+    {"metric_table", "pairs", "statistics", "published", "artifacts", "recognition"},
     {"data_sets", "measures"},
     {"scores", "methods"},
     {"tables", "restoring"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 
 from osediff_core.report.page import Figure, text_of
 
@@ -17,6 +18,8 @@ CENTRE, RADIUS = (240, 160), 112
 WORST = 0.15
 """Where on an axis of the radar the worst method is, of 1 for the best: at 0 all would meet."""
 LEAST_AXES = 3
+LETTERS = 15
+"""Of a line beside the radar: what has room there."""
 LEFT, RIGHT, TOP, BOTTOM = 62, 460, 24, 220
 """Of the plot of quality against time."""
 LOG_FROM = 10
@@ -89,12 +92,15 @@ def _axis(turn: float, metric: Metric, values: Sequence[float]) -> str:
     (x, y), (label_x, label_y) = _point(turn, 1), _point(turn, 1.16)
     anchor = "middle" if abs(label_x - CENTRE[0]) < 20 else "start" if label_x > CENTRE[0] else "end"
     best, worst = _best_worst(values, metric)
-    return (
-        f'<line class="grid" x1="{CENTRE[0]}" y1="{CENTRE[1]}" x2="{x:.1f}" y2="{y:.1f}"/>'
-        f'<text x="{label_x:.1f}" y="{label_y - 4:.1f}" text-anchor="{anchor}">{_label(metric)}</text>'
-        f'<text class="soft" x="{label_x:.1f}" y="{label_y + 9:.1f}" text-anchor="{anchor}">'
-        f"{best} / {worst}</text>"
-    )
+    words = wrap(f"{metric.label.partition(',')[0]} {metric.arrow}", LETTERS)
+    told = [text_of(line) for line in words] + [f"{best} / {worst}"]
+    top = label_y + (2 if label_y > CENTRE[1] + 20 else 9 - 13 * (len(told) - 1))
+    texts = [
+        f'<text class="{"soft" if i == len(words) else "name"}" x="{label_x:.1f}" y="{top + 13 * i:.1f}" '
+        f'text-anchor="{anchor}">{line}</text>'
+        for i, line in enumerate(told)
+    ]
+    return f'<line class="grid" x1="{CENTRE[0]}" y1="{CENTRE[1]}" x2="{x:.1f}" y2="{y:.1f}"/>{"".join(texts)}'
 
 
 def _best_worst(values: Sequence[float], metric: Metric) -> tuple[str, str]:

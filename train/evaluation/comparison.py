@@ -108,7 +108,7 @@ def restored_pairs(config: ComparisonConfig, data: DataSet, method: str) -> list
     chosen, out = config.methods[method], place_of(config, data, method)
     if chosen.kind == "folder":
         return data.paired_with(outputs_folder(chosen, data))
-    return [Pair(pair.name, out / f"{pair.name}.png", pair.hq) for pair in data.pairs]
+    return [Pair(pair.name, out / f"{pair.name}.png", pair.hq, lq=pair.sr) for pair in data.pairs]
 
 
 def report(config: ComparisonConfig, cells: Sequence[Cell]) -> str:
@@ -171,11 +171,16 @@ def method_texts(cells: Sequence[Cell]) -> dict[str, str]:
     texts = {}
     for method in dict.fromkeys(cell.method for cell in cells):
         runs = {cell.data_set: cell.run for cell in cells if cell.method == method and cell.run}
-        what = {name: f"{run.what}; {run.machine}" for name, run in runs.items()}
+        what = {name: f"{run.what}; {run.machine}{_repeated(run)}" for name, run in runs.items()}
         same = len(set(what.values())) == 1
         told = next(iter(what.values())) if same else "; ".join(f"{text} for {n}" for n, text in what.items())
         texts[method] = told or "pictures that somebody else restored"
     return texts
+
+
+def _repeated(run: Run) -> str:
+    """How far the picture that was restored twice differs, where that was looked at."""
+    return "" if run.repeat is None else f"; run to run {run.repeat} levels apart at most"
 
 
 def _taken(run: Run | None) -> tuple[str, str]:

@@ -55,9 +55,10 @@ class DataSet:
     pairs: list[Pair]
 
     def paired_with(self, restored: Path) -> list[Pair]:
-        """Pair somebody's restored pictures with the originals, under the names of this set."""
-        names = {pair.hq: pair.name for pair in self.pairs}
-        return [replace(pair, name=names[pair.hq]) for pair in pair_up(restored, self.hq)]
+        """Pair somebody's restored pictures with the originals and inputs, under the names of this set."""
+        ours = {pair.hq: pair for pair in self.pairs}
+        found = [(pair, ours[pair.hq]) for pair in pair_up(restored, self.hq)]
+        return [replace(pair, name=own.name, lq=own.sr) for pair, own in found]
 
 
 def open_set(name: str, config: SetConfig) -> DataSet:

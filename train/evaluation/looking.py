@@ -1,4 +1,4 @@
-"""A comparison as a page to look at: its tables, its charts, and every picture by every method."""
+"""What was measured as a page to look at: tables, charts, and every picture by every method."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from osediff_core.report.cases import Case, View
-from osediff_core.report.page import Figure, Report, Section
+from osediff_core.report.page import Figure, Report, Section, Table
 
 from .charts import quality_against_time, radar
 from .comparison import (
@@ -24,7 +24,9 @@ from .comparison import (
 from .data_sets import open_set
 from .methods import MethodConfig
 from .metric_table import Metric, choose_metrics
+from .pairs import Pair
 from .published import published_rows
+from .scores import Scores
 from .tables import NOTHING, notes, number, published_table, summaries
 
 ENDS = 5
@@ -39,19 +41,23 @@ class Picture:
 
     data_set: str
     name: str
-    lq: Path
-    hq: Path
+    lq: Path | None
+    hq: Path | None
     restored: dict[str, Path]
     values: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What pictures are judged by: metrics that each picture has, our method, what it is compared with."""
+    """What pictures are judged by: metrics that each picture has, our method, what it is compared with.
+
+    enlarged: whether the bicubic enlargement is to be shown, which no method is.
+    """
 
     metrics: dict[str, Metric]
     ours: str
     reference: str
+    enlarged: bool
 
     def gap(self, picture: Picture, metric: str) -> float:
         """Our method minus the reference, or our method's value where there is none."""
@@ -62,17 +68,72 @@ class Terms:
 def comparison_report(config: ComparisonConfig, cells: Sequence[Cell]) -> Report:
     """Lay out what was measured, with the pictures, the worst and the best of our method first."""
     metrics = choose_metrics(config.metrics)
-    terms = _terms(config, metrics, cells)
-    heads = [f"{terms.ours}: {m.label} {m.arrow}" for m in terms.metrics.values()]
+    ours = our_method(config)
+    terms = Terms(
+        _of_each_picture(metrics, [cell.scores for cell in cells]),
+        ours,
+        config.reference if config.reference != ours else "",
+        all(method.kind != "bicubic" for method in config.methods.values()),
+    )
+    return _laid_out(
+        "Comparison of methods",
+        terms,
+        _pictures(config, cells),
+        _sections(config, metrics, cells),
+        _settings(config, cells),
+    )
+
+
+def evaluation_report(
+    metrics: Mapping[str, Metric],
+    pairs: Mapping[str, Sequence[Pair]],
+    columns: Mapping[str, Scores],
+    table: Table,
+) -> Report:
+    """Lay out columns that were measured, the first compared with the second, with the table of their means.
+
+    Its pictures need something to be shown beside: an original, an input, or another method's.
+    """
+    ours, *others = columns
+    files = {label: {p.name: p.sr for p in found} for label, found in pairs.items() if not found[0].enlarge}
+    pictures = [
+        Picture(
+            "",
+            p.name,
+            p.lq,
+            p.hq,
+            {label: by_name[p.name] for label, by_name in files.items()},
+            {
+                label: {n: of.get(p.name, math.nan) for n, of in scores.values.items()}
+                for label, scores in columns.items()
+            },
+        )
+        for p in pairs[ours]
+    ]
+    scores = [*columns.values()]
+    terms = Terms(_of_each_picture(metrics, scores), ours, others[0] if others else "", True)
+    means = {label: {n: s.mean for n, s in summaries(metrics, of).items()} for label, of in columns.items()}
+    drawn = radar("Measured", metrics, means) if others else None
+    section = Section("Measured", _told(metrics, scores), [table], [drawn] if drawn else [])
+    settings = _made_with(metrics, scores) | {"pictures": str(len(pictures))}
+    return _laid_out("Measured pictures", terms, pictures, [section], settings)
+
+
+def _laid_out(
+    title: str,
+    terms: Terms,
+    pictures: Sequence[Picture],
+    sections: Sequence[Section],
+    settings: Mapping[str, str],
+) -> Report:
+    """A report of these pictures, the worst and the best first."""
+    heads = [f"{m.label} {m.arrow}" for m in terms.metrics.values()]
     if terms.reference:
         heads += [f"minus {terms.reference}: {m.label}" for m in terms.metrics.values()]
+    several = any(picture.data_set for picture in pictures)
+    cases = [_case(terms, picture, called) for picture, called in _ranked(terms, pictures)]
     return Report(
-        "Comparison of methods",
-        [_case(config, terms, picture, called) for picture, called in _ranked(config, terms, cells)],
-        _order(terms),
-        _sections(config, metrics, cells),
-        ["set", "case", *heads],
-        _settings(config, cells),
+        title, cases, _order(terms), sections, [*(["set"] if several else []), "case", *heads], settings
     )
 
 
@@ -83,21 +144,27 @@ def our_method(config: ComparisonConfig) -> str:
     return [*names, *config.methods][0]
 
 
-def _terms(config: ComparisonConfig, metrics: Mapping[str, Metric], cells: Sequence[Cell]) -> Terms:
-    ours = our_method(config)
-    each = {
+def _of_each_picture(metrics: Mapping[str, Metric], scores: Sequence[Scores]) -> dict[str, Metric]:
+    """The metrics that all columns have values of, picture by picture."""
+    return {
         name: metric
         for name, metric in metrics.items()
-        if all(name not in cell.scores.missing and cell.scores.values.get(name) for cell in cells)
+        if all(
+            name not in one.missing and any(map(math.isfinite, one.values.get(name, {}).values()))
+            for one in scores
+        )
     }
-    return Terms(each, ours, config.reference if config.reference != ours else "")
+
+
+def _told(metrics: Mapping[str, Metric], scores: Sequence[Scores]) -> list[str]:
+    """What could not be computed, without what only helps at this machine."""
+    return [line.removeprefix("- ") for line in notes(metrics, scores, remedies=False).splitlines()]
 
 
 def _sections(
     config: ComparisonConfig, metrics: Mapping[str, Metric], cells: Sequence[Cell]
 ) -> list[Section]:
-    missing = notes(metrics, [cell.scores for cell in cells], remedies=False)
-    told = [line.removeprefix("- ") for line in missing.splitlines()]
+    told = _told(metrics, [cell.scores for cell in cells])
     sections = [Section("Measured", told, [measured_table(metrics, cells)], _charts(metrics, cells))]
     if config.reference:
         differences = difference_table(config.reference, metrics, cells)
@@ -144,7 +211,6 @@ def _pictures(config: ComparisonConfig, cells: Sequence[Cell]) -> list[Picture]:
         data = open_set(name, where)
         files = {m: {p.name: p.sr for p in restored_pairs(config, data, m)} for m in config.methods}
         for pair in data.pairs:
-            assert pair.hq is not None
             values = {
                 method: {n: of.get(pair.name, math.nan) for n, of in scores[name, method].items()}
                 for method in config.methods
@@ -154,9 +220,8 @@ def _pictures(config: ComparisonConfig, cells: Sequence[Cell]) -> list[Picture]:
     return found
 
 
-def _ranked(config: ComparisonConfig, terms: Terms, cells: Sequence[Cell]) -> list[tuple[Picture, str]]:
+def _ranked(terms: Terms, pictures: Sequence[Picture]) -> list[tuple[Picture, str]]:
     """The worst pictures and the best of our method by the first metric, so called, and then the others."""
-    pictures = _pictures(config, cells)
     if not terms.metrics:
         return [(picture, NOTHING) for picture in pictures]
     name, metric = next(iter(terms.metrics.items()))
@@ -177,26 +242,32 @@ def _order(terms: Terms) -> str:
     minus = f", compared with {terms.reference}" if terms.reference else ""
     return (
         f"The {ENDS} worst and the {ENDS} best pictures come first, by {first.label} of {terms.ours}{minus}; "
-        "then the others by name. The heads of the table sort it."
+        f"then the others by name. Values are of {terms.ours}; the heads of the table sort it."
     )
 
 
-def _case(config: ComparisonConfig, terms: Terms, picture: Picture, called: str) -> Case:
-    """A picture with the input, its bicubic enlargement, each method and the original."""
-    views = [View("LQ", picture.lq, "nearest")]
-    if all(method.kind != "bicubic" for method in config.methods.values()):
-        views.append(View("bicubic", picture.lq, "bicubic"))
+def _case(terms: Terms, picture: Picture, called: str) -> Case:
+    """A picture with the input, its bicubic enlargement, each method and the original, as far as they are."""
+    views = []
+    if picture.lq is not None:
+        views.append(View("LQ", picture.lq, "nearest"))
+        if terms.enlarged:
+            views.append(View("bicubic", picture.lq, "bicubic"))
     main = len(views) + list(picture.restored).index(terms.ours)
     for method, path in picture.restored.items():
         measured = picture.values[method]
         told = [f"{m.label} {number(measured[n], m.digits)}" for n, m in terms.metrics.items()]
         views.append(View(method, path, note="; ".join(told)))
-    views.append(View("HQ", picture.hq))
+    other = main - 1 if picture.lq is not None else main + 1
+    if picture.hq is not None:
+        views.append(View("HQ", picture.hq))
+        other = len(views) - 1
     cells = [number(picture.values[terms.ours][n], m.digits) for n, m in terms.metrics.items()]
     if terms.reference:
         gaps = [(terms.gap(picture, n), m.digits) for n, m in terms.metrics.items()]
         cells += [f"{gap:+.{digits}f}" if math.isfinite(gap) else NOTHING for gap, digits in gaps]
-    return Case(picture.name, views, main, len(views) - 1, [picture.data_set, called, *cells])
+    where = [picture.data_set] if picture.data_set else []
+    return Case(picture.name, views, main, other, [*where, called, *cells])
 
 
 def _settings(config: ComparisonConfig, cells: Sequence[Cell]) -> dict[str, str]:
@@ -204,13 +275,20 @@ def _settings(config: ComparisonConfig, cells: Sequence[Cell]) -> dict[str, str]
     told = {f"method {name}": text for name, text in method_texts(cells).items()}
     for name, method in config.methods.items():
         told[f"method {name}"] += "".join(f"; {text}" for text in _changed(method))
-    for name, metric in choose_metrics(config.metrics).items():
-        made_with = {c.scores.made_with[name] for c in cells if name in c.scores.made_with}
-        if made_with and any(name not in cell.scores.missing for cell in cells):
-            told[metric.label] = " | ".join(sorted(made_with))
+    told |= _made_with(choose_metrics(config.metrics), [cell.scores for cell in cells])
     counts = {cell.data_set: len(cell.scores.contents) for cell in cells}
     told["pictures"] = ", ".join(f"{name} {count}" for name, count in counts.items())
     told |= {name: str(getattr(config, name)) for name in ("device", "threads", "workers")}
+    return told
+
+
+def _made_with(metrics: Mapping[str, Metric], scores: Sequence[Scores]) -> dict[str, str]:
+    """Libraries and settings of the metrics that were computed."""
+    told = {}
+    for name, metric in metrics.items():
+        made_with = {one.made_with[name] for one in scores if name in one.made_with}
+        if made_with and any(name not in one.missing for one in scores):
+            told[metric.label] = " | ".join(sorted(made_with))
     return told
 
 

@@ -16,7 +16,10 @@ from osediff_core.errors import OSEDiffError, first_line
 from osediff_core.resize import resize_bicubic
 
 from ..metrics import psnr_y, ssim_y
-from .pairs import Pair, read_pair
+from .artifacts import colour_drift, noise_on_flat, shift, tile_borders
+from .metric_table import read_metrics
+from .pairs import Pair, read_input, read_pair
+from .recognition import face_likeness, text_errors
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ INCEPTION_SIDE = 299
 KID_SUBSET = 100
 
 Measure = Callable[[Tensor, Tensor | None], float]
-"""Of SR and HQ, uint8 (1, 3, H, W); HQ may be missing where the metric needs none."""
+"""Of SR and what it is compared with, HQ or the enlarged LQ, uint8 (1, 3, H, W); None for nothing."""
 SetMeasure = Callable[[Sequence[Pair]], float]
 """Of all pictures and their originals, read one after the other."""
 
@@ -61,12 +64,13 @@ def measure_pair(pair: Pair, names: tuple[str, ...], device: str) -> tuple[dict[
     """
     built = _built(names, device)
     sr, hq = read_pair(pair)
+    lq = read_input(pair, sr)
     values: dict[str, float] = {}
     for name, measure in built.items():
         if isinstance(measure, str):
             continue
         try:
-            values[name] = measure(sr, hq)
+            values[name] = measure(sr, lq if read_metrics()[name].of == "input" else hq)
         except MemoryError:
             raise
         except Exception as error:  # whatever a library raises for a picture it cannot take
@@ -90,19 +94,19 @@ def unit(image: Tensor, device: torch.device) -> Tensor:
     return image.to(device).float() / 255
 
 
-def _full_reference(measure: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> Measure:
+def _comparing(measure: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> Measure:
     @torch.no_grad()
-    def measured(sr: Tensor, hq: Tensor | None) -> float:
-        if hq is None:
-            raise OSEDiffError("this metric compares with an original: give HQ")
-        return float(measure(unit(sr, device), unit(hq, device)))
+    def measured(sr: Tensor, other: Tensor | None) -> float:
+        if other is None:
+            raise OSEDiffError("this metric compares with an original or an input: give HQ or LQ")
+        return float(measure(unit(sr, device), unit(other, device)))
 
     return measured
 
 
 def _no_reference(measure: Callable[[Tensor], Tensor], device: torch.device) -> Measure:
     @torch.no_grad()
-    def measured(sr: Tensor, hq: Tensor | None) -> float:
+    def measured(sr: Tensor, _: Tensor | None) -> float:
         with torch.random.fork_rng():
             torch.manual_seed(SEED)
             return float(measure(unit(sr, device)))
@@ -110,24 +114,33 @@ def _no_reference(measure: Callable[[Tensor], Tensor], device: torch.device) -> 
     return measured
 
 
-def _psnr(device: torch.device) -> Measure:
-    return _full_reference(psnr_y, torch.device("cpu"))  # float64, which not every device has
+def _on_cpu(measure: Callable[[Tensor, Tensor], Tensor]) -> Callable[[torch.device], Measure]:
+    """Wrap a measure of this project: in float64 or next to nothing, which is no work for every device."""
+    return lambda _: _comparing(measure, torch.device("cpu"))
 
 
-def _ssim(device: torch.device) -> Measure:
-    return _full_reference(ssim_y, torch.device("cpu"))
+def _tile_borders(device: torch.device) -> Measure:
+    return _no_reference(tile_borders, torch.device("cpu"))
+
+
+def _text(device: torch.device) -> Measure:
+    return _comparing(text_errors(), torch.device("cpu"))
+
+
+def _face(device: torch.device) -> Measure:
+    return _comparing(face_likeness(), torch.device("cpu"))
 
 
 def _lpips(device: torch.device) -> Measure:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    return _full_reference(LearnedPerceptualImagePatchSimilarity("alex", normalize=True).to(device), device)
+    return _comparing(LearnedPerceptualImagePatchSimilarity("alex", normalize=True).to(device), device)
 
 
 def _dists(device: torch.device) -> Measure:
     from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity
 
-    return _full_reference(DeepImageStructureAndTextureSimilarity(reduction="mean").to(device), device)
+    return _comparing(DeepImageStructureAndTextureSimilarity(reduction="mean").to(device), device)
 
 
 def _clipiqa(device: torch.device) -> Measure:
@@ -184,8 +197,8 @@ def _fed(distance: Any, pairs: Sequence[Pair], device: torch.device) -> Any:  # 
 
 BUILDERS: Mapping[str, Callable[[torch.device], Measure]] = MappingProxyType(
     {
-        "psnr": _psnr,
-        "ssim": _ssim,
+        "psnr": _on_cpu(psnr_y),
+        "ssim": _on_cpu(ssim_y),
         "lpips": _lpips,
         "dists": _dists,
         "clipiqa": _clipiqa,
@@ -193,6 +206,12 @@ BUILDERS: Mapping[str, Callable[[torch.device], Measure]] = MappingProxyType(
         "niqe": _of_pyiqa("niqe"),
         "musiq": _of_pyiqa("musiq"),
         "maniqa": _of_pyiqa("maniqa-pipal"),
+        "borders": _tile_borders,
+        "drift": _on_cpu(colour_drift),
+        "shift": _on_cpu(shift),
+        "noise": _on_cpu(noise_on_flat),
+        "text": _text,
+        "face": _face,
     }
 )
 SET_BUILDERS: Mapping[str, Callable[[torch.device], SetMeasure]] = MappingProxyType(

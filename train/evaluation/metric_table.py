@@ -16,6 +16,8 @@ from ..tables import from_table, parse_toml
 
 PAPER = ("psnr", "ssim", "lpips", "dists", "fid", "niqe", "musiq", "maniqa", "clipiqa")
 """The metrics of the paper's Tables 1 and 7, in their order."""
+BEYOND = ("borders", "drift", "shift", "noise", "text", "face")
+"""What those do not tell apart."""
 ABSENT = "absent"
 NON_COMMERCIAL = "pyiqa"
 """A library that is never installed by an extra of this project, as its licence forbids commercial use."""
@@ -45,19 +47,20 @@ class Metric:
     """One row of the table; the head of `metrics.toml` says what its fields are."""
 
     label: str
-    of: Literal["pair", "picture", "set"]
+    of: Literal["pair", "input", "picture", "set"]
     better: Literal["higher", "lower"]
     digits: int
     licence: str
     setting: str
     library: tuple[str, ...] = ()
     paper: str = ""
+    extra: str = "evaluate"
     weights: tuple[Weights, ...] = ()
 
     @property
     def made_with(self) -> str:
         """Library, version and setting: what values must share to be compared."""
-        versions = [f"{name} {version_of(name)}" for name in self.library]
+        versions = [f"{name.split('/')[0]} {version_of(name)}" for name in self.library]
         return "; ".join([*(versions or ["this project"]), self.setting])
 
     @property
@@ -96,7 +99,8 @@ def why_missing(metric: Metric) -> str | None:
             "use: where that suits you, pip install pyiqa"
         )
     if absent:
-        return f"needs {' and '.join(absent)}: pip install -e .[evaluate]"
+        named = " and ".join(name.replace("/", " or ") for name in absent)
+        return f"needs {named}: pip install -e .[{metric.extra}]"
     files = [w for w in metric.weights if not w.path.is_file()]
     if files:
         commands = [f'curl -L --create-dirs -o "{w.path}" {w.url} ({w.licence})' for w in files]
@@ -118,8 +122,13 @@ def licence_of(metric: Metric) -> str:
 
 
 def version_of(library: str) -> str:
-    """The installed version of a library, or ABSENT; a folder that is only called so does not count."""
-    try:
-        return metadata.version(library.replace("_", "-"))
-    except metadata.PackageNotFoundError:
-        return ABSENT
+    """The installed version of a library, or ABSENT; a folder that is only called so does not count.
+
+    library: its package's name, or several between slashes, of which one is enough.
+    """
+    for package in library.split("/"):
+        try:
+            return metadata.version(package.replace("_", "-"))
+        except metadata.PackageNotFoundError:
+            continue
+    return ABSENT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -26,12 +26,14 @@ class Pair:
     """A restored picture and its original, under the name they share; without an original, `hq` is None.
 
     enlarge: `sr` is a low-quality picture, which bicubic interpolation brings to the original's size.
+    lq: what `sr` was restored from, where that is known.
     """
 
     name: str
     sr: Path
     hq: Path | None
     enlarge: bool = False
+    lq: Path | None = None
 
 
 def picture_files(place: Path) -> list[Path]:
@@ -72,6 +74,12 @@ def pair_up(sr: Path, hq: Path | None, *, enlarge: bool = False) -> list[Pair]:
     return [Pair(name, ours[name], theirs[name], enlarge) for name in sorted(ours)]
 
 
+def with_inputs(pairs: Sequence[Pair], sr: Path, lq: Path) -> list[Pair]:
+    """Add what the pictures of `sr` were restored from. Raises OSEDiffError where one has no partner."""
+    inputs = {partner.hq: partner.sr for partner in pair_up(lq, sr)}
+    return [replace(pair, lq=inputs[pair.sr]) for pair in pairs]
+
+
 def read_pair(pair: Pair) -> tuple[Tensor, Tensor | None]:
     """Read both pictures, uint8 (1, 3, H, W). Raises OSEDiffError, naming them, where their sizes differ."""
     sr = read_image(pair.sr).rgb
@@ -90,6 +98,23 @@ def read_pair(pair: Pair) -> tuple[Tensor, Tensor | None]:
     return sr, hq
 
 
+def read_input(pair: Pair, sr: Tensor) -> Tensor | None:
+    """Read what a picture was restored from, at its size by bicubic interpolation: uint8 (1, 3, H, W).
+
+    Raises OSEDiffError, naming it, for an input of another shape than the result's.
+    """
+    if pair.lq is None:
+        return None
+    lq = read_image(pair.lq).rgb
+    (height, width), (h, w) = sr.shape[2:], lq.shape[2:]
+    if abs(height / h - width / w) * max(h, w) > 1:  # a result's sides are rounded
+        raise OSEDiffError(
+            f"expected {pair.lq} in the shape of {pair.sr.name}, {width}x{height}, got {w}x{h}: name what "
+            "it was restored from"
+        )
+    return resize_bicubic(lq, (height, width))
+
+
 def check_scale(name: str, lq: Tensor, hq: Tensor) -> int:
     """Return how many times larger the original is, a whole number. Raises OSEDiffError where it is none."""
     scale = hq.shape[2] // lq.shape[2]
@@ -105,11 +130,20 @@ def content(pair: Pair) -> str:
     """Return a hash of what is measured: both files, and whether the first is enlarged."""
     digest = hashlib.sha256(b"enlarged" if pair.enlarge else b"")
     for path in (pair.sr, pair.hq):
-        try:
-            digest.update(hashlib.sha256(b"" if path is None else path.read_bytes()).digest())
-        except OSError as error:
-            raise OSEDiffError(f"{path} cannot be read: {error.strerror}") from error
+        digest.update(_hash(path))
     return digest.hexdigest()[:16]
+
+
+def input_content(pair: Pair) -> str:
+    """Return a hash of what a picture was restored from."""
+    return _hash(pair.lq).hex()[:16]
+
+
+def _hash(path: Path | None) -> bytes:
+    try:
+        return hashlib.sha256(b"" if path is None else path.read_bytes()).digest()
+    except OSError as error:
+        raise OSEDiffError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _most_shared(

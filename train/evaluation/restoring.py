@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from osediff_core.color import to_levels
 from osediff_core.errors import OSEDiffError, printable
 from osediff_core.pictures.images import read_image, write_image
 from osediff_core.whole_files import sweep, write_whole
@@ -31,6 +32,7 @@ RUN = "run.json"
 class Run:
     """What was done, and what it took: seconds of each picture, and the process's peak of memory in bytes.
 
+    repeat: the largest difference of the picture that was restored twice, levels of 255.
     made_by, sources: the method's settings and files, and hashes of the pairs: by these a run that goes on
     knows its pictures.
     """
@@ -41,6 +43,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     peak: int = 0
+    repeat: int | None = None
 
     @property
     def typical(self) -> float | None:
@@ -111,11 +114,13 @@ def _restore_missing(
     run.machine = (
         torch.cuda.get_device_name(where) if where.type == "cuda" else f"{device}, {threads} threads"
     )
-    _timed(method, missing[0], where)
+    first, _ = _timed(method, missing[0], where)
     for pair in tqdm(
         missing, desc=printable(f"{out.parent.name}/{out.name}"), unit="picture", dynamic_ncols=True
     ):
         sr, seconds = _timed(method, pair, where)
+        if pair is missing[0]:
+            run.repeat = max(run.repeat or 0, _difference(first, sr))
         write_image(out / f"{pair.name}.png", sr)
         run.seconds[pair.name], run.sources[pair.name] = seconds, content(pair)
         run.peak = max(run.peak, peak_memory(where))
@@ -134,6 +139,11 @@ def _timed(method: Restore, pair: Pair, device: torch.device) -> tuple[Tensor, f
     sr = method(lq, scale)
     _wait(device)
     return sr, time.perf_counter() - start
+
+
+def _difference(a: Tensor, b: Tensor) -> int:
+    """The largest difference of two pictures in 8 bits, levels."""
+    return int((to_levels(a).int() - to_levels(b).int()).abs().max())
 
 
 def _wait(device: torch.device) -> None:

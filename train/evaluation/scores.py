@@ -21,8 +21,8 @@ from osediff_core.errors import OSEDiffError, printable
 from osediff_core.whole_files import write_whole
 
 from .measures import measure_pair, measure_set
-from .metric_table import Metric, why_missing
-from .pairs import Pair, content, read_pair
+from .metric_table import Metric, read_metrics, why_missing
+from .pairs import Pair, content, input_content, read_input, read_pair
 
 SAVE_SECONDS = 10
 """How often what was measured is written while more comes."""
@@ -32,12 +32,13 @@ SAVE_SECONDS = 10
 class Scores:
     """What was measured of a set.
 
-    contents: a hash of each pair of files. made_with: of each metric, library and setting. values: of each
-    metric, the value of each picture; whole: of each metric of sets, its one value. missing: of each metric
-    that could not be computed, why.
+    contents: a hash of each pair of files; inputs: of what each was restored from. made_with: of each metric,
+    library and setting. values: of each metric, the value of each picture; whole: of each metric of sets, its
+    one value. missing: of each metric that could not be computed, why.
     """
 
     contents: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
     made_with: dict[str, str] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     whole: dict[str, float] = field(default_factory=dict)
@@ -80,12 +81,12 @@ def score(pairs: Sequence[Pair], metrics: Mapping[str, Metric], work: Work, stor
 
 def _begin(pairs: Sequence[Pair], metrics: Mapping[str, Metric], before: Scores) -> Scores:
     """Take over what still holds, whether it is asked for now or not, and say what cannot be computed."""
-    scores = _still_true(before, {pair.name: content(pair) for pair in pairs})
-    without_hq = any(pair.hq is None for pair in pairs)
+    contents = {pair.name: content(pair) for pair in pairs}
+    scores = _still_true(before, contents, {pair.name: input_content(pair) for pair in pairs})
+    lacking = _lacking(pairs)
     for name, metric in metrics.items():
         whole = name in scores.whole or set(scores.values.get(name, ())) == set(scores.contents)
-        needs_hq = without_hq and metric.of != "picture"
-        reason = "compares with originals, and HQ was not given" if needs_hq else why_missing(metric)
+        reason = lacking.get(metric.of) or why_missing(metric)
         if reason is not None:
             if not whole:  # else it was measured where the library is, with what made_with says
                 scores.missing[name] = reason
@@ -99,18 +100,30 @@ def _begin(pairs: Sequence[Pair], metrics: Mapping[str, Metric], before: Scores)
     return scores
 
 
-def _still_true(before: Scores, contents: dict[str, str]) -> Scores:
-    """What was measured of the same files."""
+def _lacking(pairs: Sequence[Pair]) -> dict[str, str]:
+    """Of the kinds of metrics that want for pictures, the reason."""
+    no_hq, no_lq = (
+        "compares with originals, and HQ was not given",
+        "compares with inputs, and LQ was not given",
+    )
+    lacking = dict.fromkeys(("pair", "set"), no_hq) if any(pair.hq is None for pair in pairs) else {}
+    return lacking | ({"input": no_lq} if any(pair.lq is None for pair in pairs) else {})
+
+
+def _still_true(before: Scores, contents: dict[str, str], inputs: dict[str, str]) -> Scores:
+    """What was measured of the same files; of another table's metrics, what was of the same pairs."""
     same = {name for name, found in contents.items() if before.contents.get(name) == found}
+    of_same_inputs = {name for name in same if before.inputs.get(name) == inputs[name]}
+    of_inputs = {name for name, metric in read_metrics().items() if metric.of == "input"}
     values = {
-        metric: {name: value for name, value in known.items() if name in same}
+        metric: {p: v for p, v in known.items() if p in (of_same_inputs if metric in of_inputs else same)}
         for metric, known in before.values.items()
     }
     whole = dict(before.whole) if before.contents == contents else {}
     made_with = {
         name: text for name, text in before.made_with.items() if name in values.keys() | whole.keys()
     }
-    return Scores(contents, made_with, values, whole)
+    return Scores(contents, inputs, made_with, values, whole)
 
 
 def _unmeasured(
@@ -127,7 +140,7 @@ def _check_sizes(pairs: Sequence[Pair]) -> None:
     errors = []
     for pair in pairs:
         try:
-            read_pair(pair)
+            read_input(pair, read_pair(pair)[0])
         except OSEDiffError as error:
             errors.append(error)
     if errors:

@@ -41,7 +41,7 @@ def differences(
     return {name: paired_difference(ours.values[name], theirs.values[name], seed) for name in both}
 
 
-def metric_rows(metrics: Mapping[str, Metric], columns: Mapping[str, Scores], seed: int = SEED) -> str:
+def metric_rows(metrics: Mapping[str, Metric], columns: Mapping[str, Scores], seed: int = SEED) -> Table:
     """A line for each metric, a column for each method; the first is compared with the others."""
     first, *others = columns
     heads = ["", *columns, *(f"{first} minus {other}" for other in others), "pictures"]
@@ -54,7 +54,7 @@ def metric_rows(metrics: Mapping[str, Metric], columns: Mapping[str, Scores], se
         cells = [with_interval(found.get(name), metric.digits) for found in means.values()]
         cells += [signed(gap.get(name), metric.digits) for gap in gaps]
         lines.append([f"{metric.label} {metric.arrow}", *cells, counted(means[first].get(name))])
-    return markdown(heads, lines)
+    return Table(heads, lines)
 
 
 def paper_rows(

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from osediff_core.commands.console import DONE, FAILED, USAGE
+from tests.self_contained import asks_for
 
 
 def cases_of(path):
@@ -32,6 +33,7 @@ def test_a_folder_before_and_after(osediff, picture, tmp_path):
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<dd><bdi>&lt;b&gt;&amp;</bdi></dd>" in text
     assert str(tmp_path) not in text
+    assert asks_for(text) == []
 
 
 def test_what_was_done_before_is_on_the_page_too(osediff, picture, tmp_path):
