@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -36,7 +36,7 @@ class Settings:
     """How pictures are restored and written; `restore` and `write_image` say what each means.
 
     source: what makes each picture's prompt, with the words of `prompt` in it. strip: what the file said
-    beside its pixels (EXIF, XMP, text, ...) is not written.
+    beside its pixels (EXIF, XMP, text, ...) is not written, nor is `made`, what a result says of its making.
     """
 
     size: Size = FOUR_TIMES
@@ -50,6 +50,7 @@ class Settings:
     spill: Path | None = None
     detail: float = 1.0
     strip: bool = False
+    made: str | None = None
 
 
 def _restored(
@@ -86,7 +87,7 @@ def _restored(
     if settings.strip:
         return write
     _say_losses(picture, job, said)
-    return partial(write, exif=picture.exif, notes=picture.notes)
+    return partial(write, exif=picture.exif, notes=replace(picture.notes, made=settings.made))
 
 
 def _say_losses(picture: Picture, job: Job, said: set[str]) -> None:
