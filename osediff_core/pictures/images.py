@@ -73,14 +73,36 @@ def decode_image(content: bytes, name: str) -> Picture:
     return _read(lambda: io.BytesIO(content), Path(name))
 
 
+def from_pillow(image: Image.Image) -> Picture:
+    """Take a picture that Pillow has opened, as `read_image` takes a file."""
+    name = Path(getattr(image, "filename", "") or "the picture")
+    return _guarded(
+        lambda: _to_picture(Opened(image, image.info.get("icc_profile"), exif=image.getexif), name.name), name
+    )
+
+
+def to_pillow(sr: Tensor, alpha: Tensor | None = None, *, grey: bool = False) -> Image.Image:
+    """Return a restored picture as `write_image` writes it to a PNG: sRGB, 8 bit, one channel if grey."""
+    return _to_image(sr[:, :1] if grey else sr, alpha, Path("the picture.png"))
+
+
 def _read(opened: Callable[[], BinaryIO], path: Path) -> Picture:
-    """Read the first frame; every failure becomes one sentence."""
-    try:
+    """Read the first frame."""
+
+    def read() -> Picture:
         # As an open file, not as a path: Pillow maps paths into memory, and then forgets to turn grey TIFFs.
         with opened() as file:
             if file.seek(0, io.SEEK_END) == 0:
                 raise OSEDiffError(f"{path} is empty (0 bytes); copy it again from where it came")
             return _to_picture(open_picture(file, str(path), path.name), path.name)
+
+    return _guarded(read, path)
+
+
+def _guarded(read: Callable[[], Picture], path: Path) -> Picture:
+    """Read a picture; every failure becomes one sentence."""
+    try:
+        return read()
     except Image.DecompressionBombError as error:
         raise OSEDiffError(f"{path} has too many pixels to be opened safely; cut it up first") from error
     except (OSEDiffError, MemoryError):
