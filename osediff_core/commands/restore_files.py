@@ -18,6 +18,7 @@ from ..device.memory import in_words
 from ..errors import OSEDiffError
 from ..model import OSEDiff
 from ..pictures.blocks import losses
+from ..pictures.deep import ENCODERS
 from ..pictures.files import check_target, format_of
 from ..pictures.images import Picture, read_image, write_image
 from ..pictures.jobs import Job
@@ -79,11 +80,12 @@ def _restored(
         vae=settings.vae,
         spill=settings.spill,
         progress=progress,
-        dtype=torch.uint8,
+        dtype=torch.float32 if picture.deep else torch.uint8,
     )  # (1, 3, *size)
     resized = target_size(height, width, scale)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, resized, size)  # (1, 1, *size)
     write = partial(write_image, job.target, sr, alpha, grey=picture.grey, quality=settings.quality)
+    write = partial(write, deep=picture.deep)
     if settings.strip:
         return write
     _say_losses(picture, job, said)
@@ -122,13 +124,13 @@ def restore_files(
     alone, said = len(jobs) == 1, set[str]()
     last: tuple[Job, Future[str | None]] | None = None
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
-        ahead = [reader.submit(read_image, job.source) for job in jobs[:1]]
+        ahead = [reader.submit(_read, job) for job in jobs[:1]]
         try:
             for job, following in zip_longest(jobs, jobs[1:]):
                 work = partial(_restored, model, job, settings, progress(job), said)
                 picture = _attempt(ahead.pop().result, alone)
                 if following is not None:
-                    ahead.append(reader.submit(read_image, following.source))
+                    ahead.append(reader.submit(_read, following))
                 written = _hand_on(writer, work, picture, alone)
                 before, last = last, (job, written)
                 if before is not None:
@@ -139,6 +141,11 @@ def restore_files(
             raise
         if last is not None:
             yield last[0], last[1].result()
+
+
+def _read(job: Job) -> Picture:
+    """Read a picture with as many bits as its result can hold."""
+    return read_image(job.source, full=format_of(job.target) in ENCODERS)
 
 
 def _hand_on(

@@ -12,7 +12,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..errors import OSEDiffError
-from ..pictures.files import check_target
+from ..pictures.deep import ENCODERS
+from ..pictures.files import check_target, format_of
 from ..pictures.images import from_pillow, read_image, to_pillow, write_image
 from ..resize import resize_alpha, target_size
 
@@ -52,9 +53,10 @@ def _restore_file(
     check_target(target)
     if target.exists() and target.samefile(source):
         raise OSEDiffError(f"{source} would be written over itself; name another file for the result")
-    held = read_image(source)
-    sr, alpha = _restore_with_alpha(restore, held.rgb, held.alpha, options | {"dtype": torch.uint8})
-    write_image(target, sr, alpha, held.exif, grey=held.grey, notes=held.notes)
+    held = read_image(source, full=format_of(target) in ENCODERS)
+    dtype = torch.float32 if held.deep else torch.uint8
+    sr, alpha = _restore_with_alpha(restore, held.rgb, held.alpha, options | {"dtype": dtype})
+    write_image(target, sr, alpha, held.exif, grey=held.grey, notes=held.notes, deep=held.deep)
     return type(source)(target)
 
 
