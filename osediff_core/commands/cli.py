@@ -30,6 +30,7 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
+        "app": Command("app", "a page in the browser, for this machine"),
         "convert": Command("convert", "write a checkpoint in another layout, or merged into its base"),
         "convert-dape": Command("convert_dape", "make one small tagger file of RAM's weights and DAPE's"),
         "cost": Command("cost", "count parameters and arithmetic of the full-size model"),
