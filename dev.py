@@ -22,8 +22,8 @@ TORCH_SIZES = (
     "processor alone or ROCm install what pytorch.org/get-started/locally shows into .venv first, or name a "
     "wheel in OSEDIFF_TORCH"
 )
-TEST_TIME = "the fast tests: 4 to 20 minutes on two processor cores; the summary says what is skipped, and why"
-    "the fast tests, about ten minutes on two processor cores; the summary says what is skipped, and why"
+TEST_TIME = (
+    "the fast tests: 4 to 20 minutes on two processor cores; the summary says what is skipped, and why"
 )
 DEMO_IN, DEMO_OUT = "docs/pictures/coffee_lq.png", "out/coffee_sr.png"
 

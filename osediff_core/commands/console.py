@@ -111,9 +111,12 @@ class _Stderr(logging.Handler):
     """What the core says while it works, between the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(f"osediff: {printable(record.getMessage())}", file=sys.stderr)
+        line = f"osediff: {printable(record.getMessage())}"
+        bars = sys.modules.get("tqdm")  # where nobody has imported it, there are none
+        if bars is None:
+            sys.stderr.write(f"{line}\n")
+        else:
+            bars.tqdm.write(line, file=sys.stderr)
 
 
 def show(text: str) -> None:
