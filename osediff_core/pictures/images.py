@@ -1,8 +1,8 @@
 """Pictures from and to files: the only place of the core that knows Pillow.
 
 Inside, a picture is an 8-bit sRGB tensor (1, 3, H, W), upright, with its transparency apart; or a float one,
-where more than 8 bits are asked for. What a file may be besides (turned by EXIF, in another colour space, with
-a palette) ends here.
+where more than 8 bits are asked for. What a file may be besides (turned by EXIF, in another colour space,
+with a palette) ends here.
 """
 
 from __future__ import annotations
