@@ -22,6 +22,9 @@ TORCH_SIZES = (
     "processor alone or ROCm install what pytorch.org/get-started/locally shows into .venv first, or name a "
     "wheel in OSEDIFF_TORCH"
 )
+TEST_TIME = (
+    "the fast tests: 4 to 20 minutes on two processor cores; the summary says what is skipped, and why"
+)
 DEMO_IN, DEMO_OUT = "docs/pictures/coffee_lq.png", "out/coffee_sr.png"
 
 
@@ -74,6 +77,7 @@ def main() -> None:
         run("-m", "osediff_core", DEMO_IN, DEMO_OUT, "--overwrite", *args.rest)
         print(f"restored: {DEMO_OUT} (from {DEMO_IN})")
     else:
+        print(TEST_TIME, file=sys.stderr)
         run("-m", "pytest", "--numprocesses", "2", *args.rest)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ if os.environ.get("OSEDIFF_GOLDEN") and platform.machine() in ("x86_64", "AMD64"
 # What a shell starts in the background ignores interrupts, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many tests were skipped for each reason."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"skipped {count}: {reason}")
 
 
 PARTS = ("unet", "vae", "text_encoder")

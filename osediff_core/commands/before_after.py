@@ -13,7 +13,18 @@ from ..report.page import Report, check_page, write_report
 from .processes import Process
 
 NAMES_OF_FILES = ("base", "weights", "tagger", "vlm", "vocabulary")
-NOT_OF_PICTURES = ("source", "target", "report", "overwrite", "recursive", "quiet", "plan", "spill")
+NOT_OF_PICTURES = (
+    "sources",
+    "target",
+    "to",
+    "name",
+    "report",
+    "overwrite",
+    "recursive",
+    "quiet",
+    "plan",
+    "spill",
+)
 """Options that say nothing of how pictures were made."""
 
 
@@ -37,7 +48,7 @@ def write_before_after(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
         args.report,
         Report(
             "Before and after",
-            [_case(job, Path(args.source)) for job in sorted(jobs, key=lambda job: job.source)],
+            [_case(job, args.sources) for job in sorted(jobs, key=lambda job: job.source)],
             "Pictures in the order of how much they were changed, the most first: by the difference of the "
             "restored picture from the bicubic enlargement of the input.",
             settings=settings_of(args),
@@ -56,8 +67,11 @@ def settings_of(args: argparse.Namespace) -> dict[str, str]:
     return told
 
 
-def _case(job: Job, source: Path) -> Case:
-    name = str(job.source.relative_to(source)) if source.is_dir() else job.source.name
+def _case(job: Job, sources: Sequence[str]) -> Case:
+    folder = Path(sources[0])
+    name = str(job.source) if len(sources) > 1 else job.source.name
+    if len(sources) == 1 and folder.is_dir():
+        name = str(job.source.relative_to(folder))
     views = [
         View("input", job.source, "nearest"),
         View("bicubic", job.source, "bicubic"),

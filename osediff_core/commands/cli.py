@@ -19,6 +19,8 @@ NO_TORCH = (
     "PyTorch is not installed: pip install torch (on Linux a build for CUDA of several GB; for a processor "
     "alone or ROCm take the line that https://pytorch.org/get-started/locally shows), then try again"
 )
+LIBRARIES = ("numpy", "PIL", "safetensors", "tqdm", "transformers", "huggingface_hub")
+NO_LIBRARY = "{} is not installed: pip install transformers safetensors numpy pillow tqdm (in a clone, -e .)"
 
 
 class Command(NamedTuple):
@@ -30,6 +32,7 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
+        "app": Command("app", "a page in the browser, for this machine"),
         "convert": Command("convert", "write a checkpoint in another layout, or merged into its base"),
         "convert-dape": Command("convert_dape", "make one small tagger file of RAM's weights and DAPE's"),
         "cost": Command("cost", "count parameters and arithmetic of the full-size model"),
@@ -56,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return restore.main(argv, {name: command.what for name, command in COMMANDS.items()})
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        name = (error.name or "").partition(".")[0]
+        if name != "torch" and name not in LIBRARIES:
             raise
         with messages(quiet=False):
-            say(f"error: {NO_TORCH}")
+            say(f"error: {NO_TORCH if name == 'torch' else NO_LIBRARY.format(name)}")
         return FAILED

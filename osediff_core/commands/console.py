@@ -13,8 +13,9 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import NoReturn
 
 from ..errors import OSEDiffError, printable
@@ -31,8 +32,17 @@ class Parser(argparse.ArgumentParser):
     """A parser that tells a mistake in one harmless line: `osediff *` gives it the names of files."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the arguments, and exit with status 2."""
-        super().error(printable(message))
+        """Say what is wrong with the arguments, and what was meant, and exit with status 2."""
+        known = [name for action in self._actions for name in action.option_strings]
+        words = message.split() if message.startswith("unrecognized") else []
+        wrong = [word.partition("=")[0] for word in words if word.startswith("--")]
+        meant = [name for word in wrong if (name := closest(word, known))]
+        super().error(printable(f"{message}; did you mean {' and '.join(meant)}?" if meant else message))
+
+
+def closest(word: str, known: Collection[str]) -> str | None:
+    """Return the one of the known words that a misspelt one is most like, or None."""
+    return next(iter(get_close_matches(word, known, 1, 0.7)), None)
 
 
 def fit_console() -> None:
@@ -101,9 +111,12 @@ class _Stderr(logging.Handler):
     """What the core says while it works, between the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(f"osediff: {printable(record.getMessage())}", file=sys.stderr)
+        line = f"osediff: {printable(record.getMessage())}"
+        bars = sys.modules.get("tqdm")  # where nobody has imported it, there are none
+        if bars is None:
+            sys.stderr.write(f"{line}\n")
+        else:
+            bars.tqdm.write(line, file=sys.stderr)
 
 
 def show(text: str) -> None:
@@ -111,8 +124,18 @@ def show(text: str) -> None:
 
     A name or text of a file goes through `printable` before it becomes a part of several lines.
     """
+    lines = "".join(f"{printable(line)}\n" for line in text.split("\n"))
+    _write(lambda: sys.stdout.write(lines))
+
+
+def show_bytes(content: bytes) -> None:
+    """Write a file that the user asked for to stdout; OSEDiffError where its disk is full."""
+    _write(lambda: sys.stdout.buffer.write(content))
+
+
+def _write(write: Callable[[], object]) -> None:
     try:
-        sys.stdout.write("".join(f"{printable(line)}\n" for line in text.split("\n")))
+        write()
         sys.stdout.flush()
     except BrokenPipeError:
         raise

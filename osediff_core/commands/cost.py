@@ -23,14 +23,24 @@ Why the figures differ, where they do:
   captions, which take part in nothing.
 - Seconds are the paper's, on its A100. Nothing is timed here."""
 
+REACHED = 30e12  # operations a second in the estimate of time: what a good card reaches of its float16 peak
+MEMORY_NOTES = """\
+GiB in float16 with all {weights} of weights on the card; what follows a + lies in the host's memory. Planned
+by the program that restores, for a card with nothing else on it; measured on no card. The time is the
+arithmetic at {reached:.0f} TFLOPS, without reading, writing and moving: an estimate, for cards reach more or
+less. However the VAE is cut, the picture is the same. --offload parts needs less of the card, and --spill
+less of the host."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Count, print, and return the exit status."""
     parser = command_parser("cost", "Count what the full-size model costs; no weights are needed.")
     parser.add_argument("--rank", type=_rank, default=4, metavar="N", help="of LoRA (default 4, the paper's)")
     parser.add_argument("--size", type=_side, default=512, metavar="N", help="of the result (default 512)")
+    memory = "instead, the memory that results of several sizes ask of cards, and their arithmetic"
+    parser.add_argument("--memory", action="store_true", help=memory)
     args = parser.parse_args(argv)
-    return answer(lambda: _cost(args.rank, args.size), args.quiet)
+    return answer(lambda: _memory() if args.memory else _cost(args.rank, args.size), args.quiet)
 
 
 def _rank(text: str) -> int:
@@ -61,6 +71,32 @@ def _cost(rank: int, side: int) -> int:
     ]
     show("\n".join(blocks))
     return DONE
+
+
+def _memory() -> int:
+    from ..tools.demand import CARDS, SIDES, demands
+
+    weights, found = demands(SIDES)
+    rows = [
+        (
+            f"{demand.side} x {demand.side}",
+            _gib(demand.whole),
+            *(
+                " + ".join(_gib(n) for n in (plan.device_bytes + weights, plan.host_bytes) if n)
+                for plan in demand.cards
+            ),
+            f"{demand.macs / 1e12:,.1f} T",
+            f"{2 * demand.macs / REACHED:,.1f} s",
+        )
+        for demand in found
+    ]
+    head = ("result", "VAE whole", *(f"{card} GiB card" for card in CARDS), "multiply-adds", "estimated")
+    show(f"{_table(head, rows)}\n{MEMORY_NOTES.format(weights=_gib(weights), reached=REACHED / 1e12)}")
+    return DONE
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f}"
 
 
 def _parts(parts: Sequence[PartCost]) -> str:

@@ -5,31 +5,59 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..choices import COLORS, DTYPES, MOST_DETAIL, OFFLOADS
+from ..errors import OSEDiffError
+from ..pictures.naming import SAME, check_template
 from ..sizes import COVER, DEFAULT_SCALE, FIT, FOUR_TIMES, LONG_SIDE, MEGAPIXELS, SCALE, Size
 from .console import Parser, version
 
-FORMATS = ("png", "jpg", "webp", "tif", "bmp")
+FORMATS = ("png", "jpg", "webp", "tif", "bmp", SAME)
+OVERWRITE, ALL, CHANGED = "--overwrite", "all", "changed"
+USAGE = "osediff IN OUT [options]\n       osediff IN ... --to FOLDER [options]"
+MANY = "one name, or more than two"
 EPILOG = """\
 A result that exists is replaced only with --overwrite: without it, a single picture is refused, and a folder
 run goes on where it stopped; an empty or cut result counts as none. EXIF, XMP, IPTC, resolution and the
 text of PNGs are kept where the result's format has a place for them; what is lost is said once a run. The
-result is tagged sRGB.
+result is tagged sRGB, and says in EXIF's ProcessingSoftware how it was made, which --overwrite changed looks
+at; BMP has no place for that.
 
 exit status: 0 all is done; 1 something failed (a folder is gone through to its end); 2 the command cannot be
 meant, and nothing was begun; 130 interrupted."""
+
+
+def parse_restore(argv: Sequence[str], commands: Mapping[str, str]) -> argparse.Namespace:
+    """Return what `osediff IN OUT` is told, with `sources` and `target` in place of its names.
+
+    commands: what else help should list. Raises SystemExit for what argparse answers itself.
+    """
+    parser, given = restore_parser(commands), list(argv)
+    for at, word in enumerate(given):
+        if word == "--":
+            break
+        if word == OVERWRITE:  # what follows it may be a picture
+            is_value = given[at + 1 : at + 2] == [CHANGED]
+            given[at : at + 1 + is_value] = [f"{OVERWRITE}={CHANGED if is_value else ALL}"]
+    args = parser.parse_intermixed_args(given)
+    if args.to is None and len(args.places) != 2:
+        parser.error(
+            f"expected IN and OUT, got {' '.join(args.places)}: for {MANY}, name a folder of results by --to"
+        )
+    places = vars(args).pop("places")
+    args.sources, args.target = (places[:1], places[1]) if args.to is None else (places, args.to)
+    return args
 
 
 def restore_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     """What `osediff IN OUT` understands; commands: what else help should list."""
     parser = Parser(
         prog="osediff",
-        usage="osediff IN OUT [options]" + "\n       osediff COMMAND ..." * bool(commands),
+        usage=USAGE + "\n       osediff COMMAND ..." * bool(commands),
         description="Restore and enlarge photographs with OSEDiff, in one step of diffusion.",
         epilog="\n\n".join(filter(None, [_listed(commands), EPILOG])),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -37,12 +65,15 @@ def restore_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add(
-        "source",
+        "places",
+        nargs="+",
         metavar="IN",
-        help="a picture (PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF, HEIC), or a folder",
+        help="a picture (PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF, HEIC), a folder, or - for stdin; "
+        "OUT is the file to write, - for stdout, or a folder; folders are made if need be",
     )
-    add("target", metavar="OUT", help="the file to write, or a folder; folders are made if need be")
-    add("--overwrite", action="store_true", help="replace results that exist")
+    add("--to", metavar="FOLDER", help="a folder in place of OUT, for any number of IN and patterns (*.jpg)")
+    again = "replace results that exist; changed: those alone that were made with other settings"
+    add(OVERWRITE, choices=(ALL, CHANGED), metavar=f"[{CHANGED}]", help=again)
     add("--recursive", action="store_true", help="look into the folders inside IN as well")
     add("--quiet", action="store_true", help="say nothing but errors")
     add("--version", action="version", version=f"osediff {version()}")
@@ -69,11 +100,14 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
     add("--detail", type=_detail, default=1.0, metavar="N", help="0 faithful, 1 as trained, up to 2 beyond")
     overlap = "of tiles, in latent pixels, with auto in those of Stable Diffusion (default 32)"
     add("--overlap", type=_whole(0), default=32, metavar="N", help=overlap)
-    add("--format", choices=FORMATS, help="of results in a folder (default png)")
+    same = "of results in a folder (default png, which loses nothing); same: that of each input"
+    add("--format", choices=FORMATS, help=same)
+    named = 'of results in a folder, as "{stem}_x{scale}"; also {ext}, {folder}, {detail}, {color}'
+    add("--name", type=_template, default="{stem}", metavar="TEMPLATE", help=named)
     add(
         "--strip",
         action="store_true",
-        help="keep nothing of the file but the picture: no EXIF, XMP, text, ...",
+        help="write nothing but the picture: no EXIF, XMP, text, ... of the input, nor how it was made",
     )
     report = "also write a page to look at, before and after of every picture of OUT"
     add("--report", type=Path, metavar="F.html", help=report)
@@ -139,6 +173,14 @@ def _add_memory_options(parser: argparse.ArgumentParser) -> None:
         help="say how each picture would be restored and what it takes, and stop",
     )
     add("--spill", type=Path, metavar="FOLDER", help="for files that stand in for memory, for huge pictures")
+
+
+def _template(text: str) -> str:
+    try:
+        check_template(text)
+    except OSEDiffError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _number(text: str) -> float:

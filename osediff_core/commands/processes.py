@@ -100,11 +100,14 @@ def join(folder: Path, process: Process, outcome: Outcome) -> Outcome | None:
     )
 
 
-def report(outcome: Outcome, jobs: Jobs, process: Process, source: str, target: str) -> int:
-    """Say what was done and what failed, for all processes where they divide a folder; return the status."""
-    if process.count > 1 and Path(source).is_dir():
+def report(outcome: Outcome, jobs: Jobs, process: Process, folder: Path | None) -> int:
+    """Say what was done and what failed, and return the status.
+
+    folder: of results that processes divide, for all of which the last one speaks; None for one result.
+    """
+    if process.count > 1 and folder is not None:
         try:
-            together = join(Path(target), process, outcome)
+            together = join(folder, process, outcome)
         except OSEDiffError as error:
             say(f"error: {error}")
             return FAILED

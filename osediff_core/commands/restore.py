@@ -13,15 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import OSEDiffError, printable
-from ..pictures.jobs import Job, Jobs, find_jobs
-from .console import DONE, FAILED, INTERRUPTED, USAGE, messages, note, say, show
-from .options import restore_parser
+from ..pictures.files import check_size
+from ..pictures.jobs import Job, Jobs, Rules, find_all, find_jobs
+from ..pictures.naming import SAME, Naming
+from ..pictures.results import sides
+from ..sizes import COVER, FIT
+from .console import DONE, FAILED, INTERRUPTED, USAGE, answer, closest, messages, note, say, show
+from .made_with import comparison, notes_of, size_in_names, written
+from .options import ALL, parse_restore
+from .pipes import PIPE, piped
 from .processes import Outcome, Process, device_of, forget, report, this_process
 
 if TYPE_CHECKING:
     from ..model import OSEDiff
     from ..pipeline.run import Progress
     from ..prompts.text import PromptSource
+
+MOST_DIFFERENCES = 5
+"""Ways in which results that are there were made otherwise that are told one by one."""
 
 
 def main(argv: Sequence[str], commands: Mapping[str, str]) -> int:
@@ -30,9 +39,23 @@ def main(argv: Sequence[str], commands: Mapping[str, str]) -> int:
     A mistake is answered in one sentence on stderr, without a traceback. Raises SystemExit for what argparse
     answers itself: help, version, unknown options.
     """
-    args = restore_parser(commands).parse_args(argv)
+    meant = (
+        closest(argv[0], commands) if argv and argv[0].isidentifier() and not Path(argv[0]).exists() else None
+    )
+    if meant is not None:
+        with messages(quiet=False):
+            say(f"error: there is no file, folder or command {argv[0]}: did you mean osediff {meant}?")
+        return USAGE
+    args = parse_restore(argv, commands)
+    # Between a program that makes pictures and one that takes them, only what goes wrong is of interest.
+    return answer(lambda: _begun(args), args.quiet or args.target == PIPE)
+
+
+def _begun(args: argparse.Namespace) -> int:
+    """Restore, with files in the place of pipes."""
+    suffix = f".{args.format}" if args.format not in (None, SAME) else ".png"
     try:
-        with messages(args.quiet):
+        with piped(args.sources, args.target, suffix) as (args.sources, args.target):
             return _restore(args, os.environ)
     except KeyboardInterrupt:
         say("interrupted before any picture was begun")
@@ -41,9 +64,12 @@ def main(argv: Sequence[str], commands: Mapping[str, str]) -> int:
 
 def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Plan, load the model, restore one picture after the other, and say how it went."""
+    settings = notes_of(args)
+    folder = Path(args.target) if args.to is not None or Path(args.sources[0]).is_dir() else None
     try:
         process = this_process(environment)
-        jobs = _jobs(args, process)
+        jobs = _jobs(args, process, settings)
+        _check_before_loading(args, jobs)
         if args.report is not None:
             from .before_after import check_report
 
@@ -53,13 +79,14 @@ def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
         return USAGE
     if jobs.left_out and process.rank == 0:
         note(f"left out: {jobs.left_out}")
-    if jobs.other_size:
+    for difference, count in jobs.otherwise.most_common(MOST_DIFFERENCES):
+        were = "was" if count == 1 else "were"
         note(
-            f"{jobs.other_size} of the results that are there have another size than {args.size} "
-            "gives: name another folder, or say --overwrite to make them again"
+            f"{count} of the results that are there {were} made with {difference}: name another folder, or "
+            "say --overwrite changed to make them again"
         )
     if not jobs.todo and process.count > 1:
-        return report(Outcome(0, jobs.already, []), jobs, process, args.source, args.target)
+        return report(Outcome(0, jobs.already, []), jobs, process, folder)
     if not jobs.todo:
         note(f"nothing to do: all {jobs.already} are there already (--overwrite does them again)")
         return _write_report(args, jobs.there)
@@ -68,26 +95,39 @@ def _restore(args: argparse.Namespace, environment: Mapping[str, str]) -> int:
         if args.plan:
             return _show_plans(model, jobs, args)
         source = _prompt_source(args)
+        made = None if args.strip else written(settings())
     except OSEDiffError as error:
         say(f"error: {error}")
         return FAILED
-    return _go_through(model, source, jobs, process, args)
+    return _go_through(model, source, jobs, process, folder, made, args)
 
 
-def _jobs(args: argparse.Namespace, process: Process) -> Jobs:
-    suffix = f".{args.format}" if args.format else None
-    jobs = find_jobs(
-        args.source,
-        args.target,
-        suffix,
-        overwrite=args.overwrite,
+def _jobs(args: argparse.Namespace, process: Process, settings: Callable[[], Mapping[str, object]]) -> Jobs:
+    named = {"scale": size_in_names(args.size), "detail": f"{args.detail:g}", "color": args.color}
+    suffix = args.format if args.format in (None, SAME) else f".{args.format}"
+    rules = Rules(
+        Naming(suffix, args.name, named),
+        overwrite=args.overwrite == ALL or args.overwrite or False,
         recursive=args.recursive,
-        size=args.size,
+        compare=comparison(args.size, settings),
         share=(process.rank, process.count),
         look_only=args.plan,
     )
+    if args.to is None:
+        jobs = find_jobs(args.sources[0], args.target, rules)
+    else:
+        jobs = find_all(args.sources, args.target, rules)
     forget(Path(args.target), process)
     return jobs
+
+
+def _check_before_loading(args: argparse.Namespace, jobs: Jobs) -> None:
+    """Raise OSEDiffError for what would be found out once all is loaded."""
+    if args.spill is not None and not args.spill.is_dir():
+        raise OSEDiffError(f"there is no folder {args.spill} to spill to: make it, or name another one")
+    known = sides(jobs.todo[0].source) if len(jobs.todo) == 1 and args.size.by not in (FIT, COVER) else None
+    if known is not None:  # turned or not, it has these sides
+        check_size(jobs.todo[0].target, args.size.of(*known)[1])
 
 
 def _prompt_source(args: argparse.Namespace) -> PromptSource:
@@ -159,7 +199,13 @@ def _show_plans(model: OSEDiff, jobs: Jobs, args: argparse.Namespace) -> int:
 
 
 def _go_through(
-    model: OSEDiff, source: PromptSource, jobs: Jobs, process: Process, args: argparse.Namespace
+    model: OSEDiff,
+    source: PromptSource,
+    jobs: Jobs,
+    process: Process,
+    folder: Path | None,
+    made: str | None,
+    args: argparse.Namespace,
 ) -> int:
     """Restore all of the pictures; say what was done and, at the end, what failed."""
     from .restore_files import Settings, restore_files
@@ -176,6 +222,7 @@ def _go_through(
         spill=args.spill,
         detail=args.detail,
         strip=args.strip,
+        made=made,
     )
     results: list[tuple[Job, str | None]] = []
     try:
@@ -192,7 +239,7 @@ def _go_through(
         if reason is not None
     ]
     outcome = Outcome(len(jobs.todo) - len(failures), jobs.already, failures)
-    status = report(outcome, jobs, process, args.source, args.target)
+    status = report(outcome, jobs, process, folder)
     done = [job for job, reason in results if reason is None]
     return max(status, _write_report(args, [*jobs.there, *done]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..device.memory import in_words
 from ..errors import OSEDiffError
 from ..model import OSEDiff
 from ..pictures.blocks import losses
+from ..pictures.deep import ENCODERS
 from ..pictures.files import check_target, format_of
 from ..pictures.images import Picture, read_image, write_image
 from ..pictures.jobs import Job
@@ -36,7 +37,7 @@ class Settings:
     """How pictures are restored and written; `restore` and `write_image` say what each means.
 
     source: what makes each picture's prompt, with the words of `prompt` in it. strip: what the file said
-    beside its pixels (EXIF, XMP, text, ...) is not written.
+    beside its pixels (EXIF, XMP, text, ...) is not written, nor is `made`, what a result says of its making.
     """
 
     size: Size = FOUR_TIMES
@@ -50,6 +51,7 @@ class Settings:
     spill: Path | None = None
     detail: float = 1.0
     strip: bool = False
+    made: str | None = None
 
 
 def _restored(
@@ -78,15 +80,16 @@ def _restored(
         vae=settings.vae,
         spill=settings.spill,
         progress=progress,
-        dtype=torch.uint8,
+        dtype=torch.float32 if picture.deep else torch.uint8,
     )  # (1, 3, *size)
     resized = target_size(height, width, scale)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, resized, size)  # (1, 1, *size)
     write = partial(write_image, job.target, sr, alpha, grey=picture.grey, quality=settings.quality)
+    write = partial(write, deep=picture.deep)
     if settings.strip:
         return write
     _say_losses(picture, job, said)
-    return partial(write, exif=picture.exif, notes=picture.notes)
+    return partial(write, exif=picture.exif, notes=replace(picture.notes, made=settings.made))
 
 
 def _say_losses(picture: Picture, job: Job, said: set[str]) -> None:
@@ -121,13 +124,13 @@ def restore_files(
     alone, said = len(jobs) == 1, set[str]()
     last: tuple[Job, Future[str | None]] | None = None
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
-        ahead = [reader.submit(read_image, job.source) for job in jobs[:1]]
+        ahead = [reader.submit(_read, job) for job in jobs[:1]]
         try:
             for job, following in zip_longest(jobs, jobs[1:]):
                 work = partial(_restored, model, job, settings, progress(job), said)
                 picture = _attempt(ahead.pop().result, alone)
                 if following is not None:
-                    ahead.append(reader.submit(read_image, following.source))
+                    ahead.append(reader.submit(_read, following))
                 written = _hand_on(writer, work, picture, alone)
                 before, last = last, (job, written)
                 if before is not None:
@@ -138,6 +141,11 @@ def restore_files(
             raise
         if last is not None:
             yield last[0], last[1].result()
+
+
+def _read(job: Job) -> Picture:
+    """Read a picture with as many bits as its result can hold."""
+    return read_image(job.source, full=format_of(job.target) in ENCODERS)
 
 
 def _hand_on(

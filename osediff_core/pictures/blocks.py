@@ -47,6 +47,7 @@ STALE_VOCABULARIES = {
     "http://ns.apple.com/HDRGainMap/1.0/",
 }
 TIFF_XMP, TIFF_IPTC = 700, 33723
+PROCESSING_SOFTWARE = 0x000B  # of EXIF: what made this file of another, which no camera writes
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Notes:
     """What a file says beside pixels and EXIF, as far as it is true of a restored picture.
 
     dpi: dots per inch (across, down) of the upright picture. xmp: a packet. iptc: records. text: pairs of a
-    key and a text, as PNG has them. lost: what was there and can be carried to no format.
+    key and a text, as PNG has them. lost: what was there and can be carried to no format. made: how this
+    program made a result, an ASCII text; never read from an input.
     """
 
     dpi: tuple[float, float] | None = None
@@ -62,6 +64,7 @@ class Notes:
     iptc: bytes | None = None
     text: tuple[tuple[str, str], ...] = ()
     lost: frozenset[str] = field(default_factory=frozenset)
+    made: str | None = None
 
 
 def losses(notes: Notes, exif: bytes | None, kind: str) -> list[str]:
@@ -108,9 +111,11 @@ def save_options(notes: Notes, kind: str) -> dict[str, object]:
 
 def exif_tags(notes: Notes, kind: str) -> dict[int, object]:
     """What goes into the EXIF block of a file of this kind, because it has no other place for it."""
+    tags: dict[int, object] = {PROCESSING_SOFTWARE: notes.made}
     if kind == "WEBP" and notes.dpi is not None:
-        return {0x011A: notes.dpi[0], 0x011B: notes.dpi[1], 0x0128: 2}  # across, down, per inch
-    tags = {TIFF_XMP: notes.xmp, TIFF_IPTC: notes.iptc} if kind == "TIFF" else {}
+        tags |= {0x011A: notes.dpi[0], 0x011B: notes.dpi[1], 0x0128: 2}  # across, down, per inch
+    if kind == "TIFF":
+        tags |= {TIFF_XMP: notes.xmp, TIFF_IPTC: notes.iptc}
     return {tag: content for tag, content in tags.items() if content}
 
 

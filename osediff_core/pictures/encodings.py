@@ -58,18 +58,25 @@ class Encoding:
         """Whether pixels are sRGB already, within what files mean by sRGB."""
         return self.gamma is None and self.primaries == SRGB_PRIMARIES
 
-    def to_srgb(self, values: np.ndarray) -> np.ndarray:
-        """Convert uint8 or uint16 (H, W, 3) to 8-bit sRGB, (H, W, 3); colours outside of it are clipped."""
+    def to_srgb(self, values: np.ndarray, *, full: bool = False) -> np.ndarray:
+        """Convert uint8 or uint16 (H, W, 3) to 8-bit sRGB, (H, W, 3); colours outside of it are clipped.
+
+        full: to float32 in [0, 1] instead, not rounded to levels.
+        """
         levels = np.arange(np.iinfo(values.dtype).max + 1) / np.iinfo(values.dtype).max
         light = _from_srgb(levels) if self.gamma is None else levels**self.gamma
         if self.primaries == SRGB_PRIMARIES:
-            return np.rint(_to_srgb(light) * 255).astype(np.uint8)[values]
+            return _stored(_to_srgb(light), full)[values]
         matrix = np.linalg.inv(_to_xyz(SRGB_PRIMARIES)) @ _to_xyz(self.primaries)
-        out = np.empty(values.shape, np.uint8)
+        out = np.empty(values.shape, np.float32 if full else np.uint8)
         for row in range(0, len(values), ROWS):
             linear = light[values[row : row + ROWS]] @ matrix.T
-            out[row : row + ROWS] = np.rint(_to_srgb(linear.clip(0, 1)) * 255)
+            out[row : row + ROWS] = _stored(_to_srgb(linear.clip(0, 1)), full)
         return out
+
+
+def _stored(srgb: np.ndarray, full: bool) -> np.ndarray:
+    return srgb.astype(np.float32) if full else np.rint(srgb * 255).astype(np.uint8)
 
 
 def from_code_points(primaries: int, transfer: int, *, full_range: bool) -> Encoding:

@@ -41,14 +41,21 @@ def check_target(path: str | Path, size: tuple[int, int] | None = None) -> None:
     nobody waits for a picture that cannot be saved.
     """
     path = Path(path)
+    format_of(path)
+    if size is not None:
+        check_size(path, size)
+    check_place(path, "a picture")
+
+
+def check_size(path: Path, size: tuple[int, int]) -> None:
+    """Raise OSEDiffError where the format of a name holds no picture of `size` (height, width)."""
     kind = format_of(path)
     longest = LONGEST_SIDE.get(kind)
-    if size is not None and longest is not None and max(size) > longest:
+    if longest is not None and max(size) > longest:
         raise OSEDiffError(
             f"{kind} holds at most {longest} pixels a side, and {path.name} would have {size[1]}x{size[0]}; "
             "write PNG or TIFF, or take a smaller scale"
         )
-    check_place(path, "a picture")
 
 
 def check_place(path: Path, what: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from .. import limits
@@ -31,7 +32,8 @@ class Opened:
 
     profile: ICC; encoding: where the file says it in figures; with neither it is sRGB. exif: what reads
     it, for it may be damaged. turned: the decoder has turned the pixels already. more: there are
-    further frames or pages.
+    further frames or pages. full: of pictures of more than 8 bits, gives the colours of `image` as float32 in
+    [0, 1], (H, W, 1 or 3), converted where `encoding` is None.
     """
 
     image: Image.Image
@@ -41,6 +43,7 @@ class Opened:
     xmp: bytes | None = None
     turned: bool = False
     more: bool = False
+    full: Callable[[], np.ndarray] | None = None
     notes: Notes = field(default_factory=Notes)
 
 

@@ -62,18 +62,31 @@ def levels(values: np.ndarray, name: str) -> np.ndarray:
     """
     if values.dtype == np.uint8:
         return values
+    white = _checked_white(values, name)
+    out = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), ROWS):
+        part = values[row : row + ROWS].astype(np.float64)
+        out[row : row + ROWS] = np.rint(np.clip(part / white, 0, 1) * 255)
+    return out
+
+
+def in_full(values: np.ndarray, name: str) -> np.ndarray:
+    """Scale samples as `levels` does, but to float32 in [0, 1], with all of their bits that fit."""
+    white = _checked_white(values, name)
+    out = np.empty(values.shape, np.float32)
+    for row in range(0, len(values), ROWS):
+        out[row : row + ROWS] = np.clip(values[row : row + ROWS].astype(np.float64) / white, 0, 1)
+    return out
+
+
+def _checked_white(values: np.ndarray, name: str) -> float:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise OSEDiffError(f"{name} has pixels that are not finite numbers; repair it where it was made")
     if values.dtype.kind == "i" and values.min() < 0:
         raise OSEDiffError(
             f"{name} has negative pixels, and does not say which is black; save it as unsigned"
         )
-    white = float(_white(values, name))
-    out = np.empty(values.shape, np.uint8)
-    for row in range(0, len(values), ROWS):
-        part = values[row : row + ROWS].astype(np.float64)
-        out[row : row + ROWS] = np.rint(np.clip(part / white, 0, 1) * 255)
-    return out
+    return float(_white(values, name))
 
 
 def _white(values: np.ndarray, name: str) -> float:

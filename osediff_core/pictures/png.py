@@ -9,7 +9,7 @@ import io
 import logging
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
@@ -23,7 +23,7 @@ from .blocks import Notes, inflate
 from .encodings import Encoding, from_code_points, from_figures
 from .exif import exif_of
 from .opened import WITH_ALPHA, Opened, check_size
-from .pixels import levels
+from .pixels import in_full, levels
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def read_png(file: BinaryIO, path: str, name: str) -> Opened:
     chunks = _chunks(file, path, name)
     depth = chunks.single[b"IHDR"][8]
     profile, encoding = _colours(chunks.single, path, name)
-    image = _decoded(chunks, encoding if depth == 16 else None, name)
+    image, full = _decoded(chunks, encoding if depth == 16 else None, name)
     texts = dict(chunks.text)
     exif = chunks.single.get(b"eXIf")
     if exif is None and RAW_EXIF in texts:
@@ -72,6 +72,7 @@ def read_png(file: BinaryIO, path: str, name: str) -> Opened:
         encoding=None if depth == 16 else encoding,
         exif=None if exif is None else partial(exif_of, exif),
         xmp=None if xmp is None else xmp.encode("utf-8"),
+        full=full,
         more=int.from_bytes(chunks.single.get(b"acTL", b"")[:4], "big") > 1,
         notes=Notes(
             dpi=_dpi(chunks.single.get(b"pHYs", b"")),
@@ -207,13 +208,16 @@ def _colours(chunks: dict[bytes, bytes], path: str, name: str) -> tuple[bytes | 
         return None, None
 
 
-def _decoded(chunks: Chunks, encoding: Encoding | None, name: str) -> Image.Image:
-    """Decode the pixels; 16-bit ones become 8-bit sRGB by way of all of their bits."""
+Full = Callable[[], np.ndarray]
+
+
+def _decoded(chunks: Chunks, encoding: Encoding | None, name: str) -> tuple[Image.Image, Full | None]:
+    """Decode the pixels; 16-bit ones become 8-bit sRGB by way of all of their bits, which come beside."""
     depth, kind = chunks.single[b"IHDR"][8:10]
     with Image.open(_pixels_only(chunks), formats=("PNG",)) as image:
         if depth != 16:
             image.load()
-            return image
+            return image, None
         if kind == 0:
             values = np.asarray(image).astype(np.uint16)[..., None]  # (H, W, 1)
             return _to_levels(values, chunks.single.get(b"tRNS"), encoding, name)
@@ -251,7 +255,9 @@ def _raw(chunks: Chunks, mode: str, rawmode: str) -> np.ndarray:
         return np.asarray(image)
 
 
-def _to_levels(values: np.ndarray, key: bytes | None, encoding: Encoding | None, name: str) -> Image.Image:
+def _to_levels(
+    values: np.ndarray, key: bytes | None, encoding: Encoding | None, name: str
+) -> tuple[Image.Image, Full]:
     """Bring uint16 (H, W, 1 to 4) to 8 bit, with alpha where a key or a channel says so."""
     channels = values.shape[-1]
     colour, alpha = (
@@ -260,13 +266,14 @@ def _to_levels(values: np.ndarray, key: bytes | None, encoding: Encoding | None,
     if alpha is None and key is not None and len(key) == 2 * channels:
         alpha = np.where((values == np.frombuffer(key, ">u2")).all(-1), 0, 255).astype(np.uint8)
     if encoding is None or encoding.is_srgb:
-        shown = levels(colour, name)
+        shown, full = levels(colour, name), partial(in_full, colour, name)
     else:
-        shown = encoding.to_srgb(np.broadcast_to(colour, (*colour.shape[:2], 3)))
+        three = np.broadcast_to(colour, (*colour.shape[:2], 3))
+        shown, full = encoding.to_srgb(three), partial(encoding.to_srgb, three, full=True)
     image = Image.fromarray(shown[..., 0] if shown.shape[-1] == 1 else shown)
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
-    return image
+    return image, full
 
 
 def _dpi(content: bytes) -> tuple[float, float] | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from .blocks import PROCESSING_SOFTWARE
+
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 JPEG_END = 1 << 16  # bytes, among which a JPEG that is whole ends
 
@@ -77,6 +79,24 @@ def sides(path: Path) -> tuple[int, int] | None:
     except Exception:  # damaged files make Pillow raise anything
         return None
     return shorter, longer
+
+
+def made(path: Path) -> str | None:
+    """Return what `Notes.made` said when a result was written; None where nothing can be read."""
+    from PIL import Image
+
+    from .exif import exif_of
+
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
+            block = image.info.get(
+                "exif"
+            )  # not getexif(), which decodes a PNG to see what follows its pixels
+            tags = image.tag_v2 if image.format == "TIFF" else exif_of(block or b"")  # type: ignore[attr-defined]
+            text = tags.get(PROCESSING_SOFTWARE)
+    except Exception:  # damaged files make Pillow raise anything
+        return None
+    return text if isinstance(text, str) else None
 
 
 def result_stems(original: Path) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
@@ -24,7 +24,7 @@ from .blocks import TIFF_IPTC, TIFF_XMP, Notes
 from .exif import Bounded
 from .filling import is_filled_up, warn_of_filling
 from .opened import WITH_ALPHA, Opened, check_size
-from .pixels import levels, to_srgb
+from .pixels import in_full, levels, to_srgb
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES = 256, 257, 258, 259, 262, 266, 277
 STRIPS, STRIP_ROWS, STRIP_BYTES, TILE_WIDTH, TILE_ROWS, TILES, TILE_BYTES = 273, 278, 279, 322, 323, 324, 325
@@ -110,9 +110,9 @@ def read_tiff(file: BinaryIO, path: str, name: str) -> Opened:
         samples = _samples(file, tags, layout, path)
         if layout.compression == PLAIN and layout.photometric != WHITE_IS_ZERO and not layout.extra:
             warn_of_filling(samples, name)
-        image = _to_image(samples, layout, _bytes(tags, PROFILE), name)
+        image, full = _to_image(samples, layout, _bytes(tags, PROFILE), name)
     else:
-        image = _by_pillow(file, tags, layout, path, name)
+        image, full = _by_pillow(file, tags, layout, path, name)
     consumed = image.mode == "RGBA" and MODES.get(layout.photometric) in CONVERTED_WITH_ALPHA
     return Opened(
         image,
@@ -121,6 +121,7 @@ def read_tiff(file: BinaryIO, path: str, name: str) -> Opened:
         xmp=_bytes(tags, TIFF_XMP),
         turned=not ours,
         more=tags.next != 0,
+        full=full,
         notes=Notes(dpi=_dpi(tags), iptc=_bytes(tags, TIFF_IPTC)),
     )
 
@@ -289,8 +290,21 @@ def _part(
     return unsigned.view(layout.dtype)
 
 
-def _to_image(values: np.ndarray, layout: Layout, profile: bytes | None, name: str) -> Image.Image:
-    """Bring samples (H, W, samples) to 8 bit, with alpha where a sample is one."""
+Full = Callable[[], np.ndarray]
+
+
+def _full(colour: np.ndarray, layout: Layout, name: str) -> Full | None:
+    """What gives grey or RGB samples of more than 8 bits in full."""
+    if colour.dtype.itemsize == 1 or layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
+        return None
+    negative = layout.photometric == WHITE_IS_ZERO
+    return lambda: 1 - in_full(colour, name) if negative else in_full(colour, name)
+
+
+def _to_image(
+    values: np.ndarray, layout: Layout, profile: bytes | None, name: str
+) -> tuple[Image.Image, Full | None]:
+    """Bring samples (H, W, samples) to 8 bit, with alpha where a sample is one; and tell them in full."""
     colours = COLOURS[layout.photometric]
     extra = layout.extra or ((UNASSOCIATED,) if layout.photometric == RGB and layout.samples == 4 else ())
     kind = next((kind for kind in extra if kind in (PREMULTIPLIED, UNASSOCIATED)), None)
@@ -306,14 +320,17 @@ def _to_image(values: np.ndarray, layout: Layout, profile: bytes | None, name: s
         shown = 255 - shown
     mode = MODES[layout.photometric]
     image = Image.frombytes(mode, (layout.width, layout.height), shown.tobytes())
+    full = _full(colour, layout, name)
     if not alpha.size:
-        return image
+        return image, full
     image = to_srgb(image, profile, name) if mode in CONVERTED_WITH_ALPHA else image
     image.putalpha(Image.fromarray(levels(alpha[..., 0], name)))
-    return image
+    return image, full
 
 
-def _by_pillow(file: BinaryIO, tags: Mapping[int, Any], layout: Layout, path: str, name: str) -> Image.Image:
+def _by_pillow(
+    file: BinaryIO, tags: Mapping[int, Any], layout: Layout, path: str, name: str
+) -> tuple[Image.Image, Full | None]:
     """Let Pillow decode what it decodes rightly. Raises OSEDiffError for all else."""
     if not _is_pillows(layout, tags):
         raise OSEDiffError(f"{path} is a TIFF that cannot be read ({layout}); {REMEDY}")
@@ -339,10 +356,12 @@ def _by_pillow(file: BinaryIO, tags: Mapping[int, Any], layout: Layout, path: st
         image.palette = ImagePalette.raw("RGB;L", bytes(tags[COLOUR_MAP]))
         image.load()
     if not image.mode.startswith(("I", "F")):
-        return image
+        return image, None
     values = np.asarray(image)
-    shown = levels(values << (16 - layout.bits) if layout.bits < 16 else values, name)
-    return Image.fromarray(255 - shown if layout.photometric == WHITE_IS_ZERO else shown)
+    values = values << (16 - layout.bits) if layout.bits < 16 else values
+    shown = levels(values, name)
+    shown = 255 - shown if layout.photometric == WHITE_IS_ZERO else shown
+    return Image.fromarray(shown), _full(values[..., None], layout, name)
 
 
 def _is_pillows(layout: Layout, tags: Mapping[int, Any]) -> bool:

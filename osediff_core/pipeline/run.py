@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +27,12 @@ from .plan import Plan, VAEPlan, make_plan
 from .runtime import Progress, Runtime
 from .unet_tiles import predict_in_tiles
 
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+Held = TypeVar("Held", Tensor, "Image", "np.ndarray[Any, Any]", str, Path)
+"""A picture as callers hold it."""
 DTYPES_OUT = (torch.float32, torch.uint8)
 
 
@@ -33,9 +40,10 @@ DTYPES_OUT = (torch.float32, torch.uint8)
 @memory_in_words()
 def restore(
     model: OSEDiff,
-    lq: Tensor,
+    lq: Held,
     *,
     alpha: Tensor | None = None,
+    to: str | Path | None = None,
     scale: float = 4.0,
     middle: tuple[int, int] | None = None,
     prompt: str | Sequence[str] = "",
@@ -48,8 +56,11 @@ def restore(
     spill: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     runtime: Runtime | None = None,
-) -> Tensor:
+) -> Held:
     """Return the restored images, (B, 3, H', W') float32 in [0, 1] on lq's device, H' = floor(scale H + 0.5).
+
+    What comes as a picture of Pillow's, as an array with channels last, or as a path is given back alike
+    (`restore_held`), without `alpha` and `dtype`, which are of tensors; `to`: where a path's result goes.
 
     lq: (B, 3, H, W), uint8 or float in [0, 1], any size from 1x1; where its channels are equal, those of the
     result are. alpha: (B, 1, H, W), what of it is visible: the rest has no influence, and comes out as
@@ -69,6 +80,20 @@ def restore(
     """
     check_method(color)
     check_detail(detail)
+    cut = {"scale": scale, "middle": middle, "tile": tile, "overlap": overlap, "vae": vae, "spill": spill}
+    if not isinstance(lq, Tensor):
+        from .held import restore_held
+
+        if alpha is not None or dtype != torch.float32:
+            raise OSEDiffError("alpha and dtype are of tensors: other pictures bring theirs")
+        options = {
+            "prompt": prompt,
+            "color": color,
+            "detail": detail,
+            "progress": progress,
+            "runtime": runtime,
+        }
+        return cast(Any, restore_held(cast(Any, partial(restore, model)), lq, to, cut | options))
     if alpha is not None:
         check_alpha(alpha, lq)
         lq = fill_hidden(lq, alpha)  # before anybody looks at it
@@ -77,7 +102,6 @@ def restore(
         raise OSEDiffError(f"a restored image is float32 or uint8, got {dtype}: convert it afterwards")
     prompts = check_prompts(prompt, len(lq))
     runtime = runtime or Runtime(progress)
-    cut = {"scale": scale, "middle": middle, "tile": tile, "overlap": overlap, "vae": vae, "spill": spill}
     plan = make_plan(model, *lq.shape[-2:], count=len(lq), runtime=runtime, **cut)
     plan.check()
     runtime.show_plan(plan)
@@ -89,7 +113,7 @@ def restore(
             None if alpha is None else color_weight(resize_alpha(alpha[i : i + 1], plan.resized, plan.size))
         )
         out[i] = _restore_one(model, image, weight, embeds[i : i + 1], plan, color, detail, dtype, runtime)[0]
-    return out
+    return cast(Any, out)
 
 
 def _restore_one(

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from osediff_core.pictures.jobs import find_jobs
+from osediff_core.pictures.jobs import Rules, find_jobs
 from osediff_core.whole_files import IDLE, NOBODY, name_beside, sweep
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no way to ask for a process")
@@ -98,8 +98,7 @@ def test_a_run_sweeps_where_it_writes_and_one_that_only_looks_does_not(tmp_path)
     left = [name_beside(tmp_path / "out" / name, owner=NOBODY) for name in ("a.png", "deep/b.png")]
     for path in left:
         path.touch()
-    options = {"overwrite": False, "recursive": True}
-    find_jobs(str(tmp_path / "in"), str(tmp_path / "out"), None, **options, look_only=True)
+    find_jobs(str(tmp_path / "in"), str(tmp_path / "out"), Rules(recursive=True, look_only=True))
     assert all(path.exists() for path in left)
-    find_jobs(str(tmp_path / "in"), str(tmp_path / "out"), None, **options)
+    find_jobs(str(tmp_path / "in"), str(tmp_path / "out"), Rules(recursive=True))
     assert not any(path.exists() for path in left)

@@ -8,7 +8,8 @@ from pathlib import Path
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from osediff_core.pictures.jobs import PICTURES, find_jobs
+from osediff_core.pictures.jobs import PICTURES, Rules, find_jobs
+from osediff_core.pictures.naming import Naming
 
 stems = st.text("aAbB._ 1", min_size=1, max_size=4).filter(lambda s: s.strip(". ") == s)
 names = st.builds(lambda stem, ending: stem + ending, stems, st.sampled_from([*PICTURES, ".PNG", ".txt"]))
@@ -27,7 +28,7 @@ def test_results_are_apart(paths, suffix, recursive):
             p for p in source.rglob("*") if p.suffix.lower() in PICTURES and (recursive or p.parent == source)
         ]
         assume(wanted)
-        plan = find_jobs(str(source), str(target), suffix, overwrite=False, recursive=recursive)
+        plan = find_jobs(str(source), str(target), Rules(Naming(suffix), recursive=recursive))
         assert sorted(job.source for job in plan.todo) == sorted(wanted)
         results = [str(job.target).casefold() for job in plan.todo]
         assert len(set(results)) == len(results)

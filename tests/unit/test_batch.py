@@ -50,8 +50,8 @@ def test_reading_and_writing_go_on_during_the_work(model, jobs, monkeypatch):
     place = {path: i for i, job in enumerate(jobs) for path in (job.source, job.target)}
     reader, writer, order = batch.read_image, batch.write_image, []
 
-    def read_image(path):
-        picture = reader(path)
+    def read_image(path, **options):
+        picture = reader(path, **options)
         read[place[path]].set()
         return picture
 

@@ -1,5 +1,8 @@
 """`osediff cost`: counted figures, held to the published ones and to a second way of counting."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,7 @@ from benchmarks.random_base import empty
 from osediff_core.commands.cli import main
 from osediff_core.lora import vae_targets
 from osediff_core.tools.cost import PAPER_TABLE_2, FullSize, lora_parameters, macs, tagger
+from osediff_core.tools.demand import CARDS, demands
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +140,25 @@ def test_values_that_cannot_be(capsys, options):
     with pytest.raises(SystemExit) as stop:
         main(["cost", *options.split()])
     assert stop.value.code == 2
+
+
+@pytest.mark.slow
+def test_the_table_of_memory_is_what_the_readme_says(capsys):
+    assert main(["cost", "--memory"]) == 0
+    rows = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines() if " x " in line]
+    assert len(rows) == 6
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    for size, *cells, _, seconds in rows:
+        assert f"| {' | '.join([size.replace('x', '×'), *cells, seconds])} |" in text
+
+
+@pytest.mark.slow
+def test_a_smaller_card_takes_less_and_more_of_the_host():
+    weights, (demand,) = demands([4096])
+    assert weights == 2 * (34_163_664 + 865_910_724 + 49_490_199 + 340_387_840)
+    taken = [plan.device_bytes + weights for plan in demand.cards]
+    assert demand.whole > taken[0] > taken[1] > taken[2] == taken[3]
+    assert all(plan.fits for plan in demand.cards)
+    assert all(byte <= card * 2**30 for byte, card in zip(taken, CARDS, strict=True))
+    hosts = [plan.host_bytes for plan in demand.cards]
+    assert hosts == sorted(hosts)

@@ -78,6 +78,17 @@ def test_the_archive_holds_what_is_used_and_no_more(copy):
     assert archive.stat().st_size < MOST_MEGABYTES * 10**6
 
 
+def test_the_wheel_holds_what_its_extras_promise():
+    """Every package, and every file beside modules: a wheel has what is named, and no more."""
+    setuptools = PROJECT["tool"]["setuptools"]
+    assert setuptools["packages"]["find"]["include"] == ["osediff_core*", "train*"]
+    for package, patterns in setuptools["package-data"].items():
+        folder = ROOT / package
+        beside = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+        assert beside <= {path for pattern in patterns for path in folder.glob(pattern)}
+        assert all((path / "__init__.py").is_file() for path in {m.parent for m in folder.rglob("*.py")})
+
+
 def test_torch_is_asked_for_by_nobody():
     listed = (ROOT / "requirements.txt").read_text().split()
     assert listed == PROJECT["project"]["dependencies"]

@@ -166,7 +166,9 @@ def test_a_large_picture_is_tiled_by_default_as_it_is_with_the_automatic_tile(mo
         ({"lq": torch.full((1, 3, 8, 8), 200.0)}, r"\[0, 1\]"),
         ({"lq": torch.tensor(float("nan")).expand(1, 3, 8, 8)}, "NaN"),
         ({"lq": torch.tensor(float("inf")).expand(1, 3, 8, 8)}, "NaN or infinite"),
-        ({"lq": np.zeros((1, 3, 8, 8), np.uint8)}, "ndarray"),
+        ({"lq": np.zeros((1, 3, 8, 8), np.uint8)}, "channels come last"),
+        ({"lq": [[0.5]]}, "got list"),
+        ({"lq": np.zeros((8, 8, 3)), "alpha": torch.ones(1, 1, 8, 8)}, "of tensors"),
     ],
 )
 def test_mistakes_are_sentences_before_any_work(model, monkeypatch, change, words):

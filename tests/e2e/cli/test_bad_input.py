@@ -220,7 +220,7 @@ def test_webp_that_would_be_too_large_is_found_before_the_work(osediff, monkeypa
     picture("a.png", (5000, 1))
     monkeypatch.setattr(batch, "restore", lambda *args, **options: pytest.fail("worked"))
     status, said = osediff("a.png", "b.webp")
-    assert status == 1
+    assert status == 2
     assert "at most 16383" in said
 
 

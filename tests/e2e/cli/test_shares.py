@@ -10,7 +10,7 @@ import pytest
 
 from osediff_core import OSEDiffError
 from osediff_core.commands.processes import Outcome, Process, device_of, forget, join, this_process
-from osediff_core.pictures.jobs import find_jobs
+from osediff_core.pictures.jobs import Rules, find_jobs
 
 
 def process(rank, count, options, *more):
@@ -77,14 +77,14 @@ def test_shares_do_not_depend_on_what_is_there(tmp_path, picture, monkeypatch):
         picture(f"in/{number}.png")
 
     def mine(rank, count=2):
-        plan = find_jobs("in", "out", None, overwrite=False, recursive=False, share=(rank, count))
+        plan = find_jobs("in", "out", Rules(share=(rank, count)))
         return [job.source.name for job in plan.todo], plan.already
 
     assert (mine(0), mine(1)) == ((["0.png", "2.png", "4.png"], 0), (["1.png", "3.png"], 0))
     (tmp_path / "out/0.png").write_bytes(b"done")
     assert (mine(0), mine(1)) == ((["2.png", "4.png"], 1), (["1.png", "3.png"], 0))
     assert mine(6, 7) == ([], 0)
-    assert find_jobs("in/0.png", "x.png", None, overwrite=False, recursive=False, share=(1, 2)).todo == []
+    assert find_jobs("in/0.png", "x.png", Rules(share=(1, 2))).todo == []
 
 
 @pytest.mark.parametrize(

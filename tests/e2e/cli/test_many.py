@@ -1,0 +1,159 @@
+"""Several inputs, patterns, names by a template, pipes, and results that say how they were made."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from osediff_core.commands.cli import main
+from osediff_core.pictures.results import made
+
+ONE = ("--scale", "1")
+
+
+def test_files_folders_and_patterns_go_to_one_folder(osediff, picture, tree):
+    for name in ("a.jpg", "b.png", "photos/c.webp", "photos/deep/d.png", "more/e.bmp", "more/f.bmp"):
+        picture(name)
+    status, said = osediff("a.jpg", "b.png", "photos/", "more/*.bmp", "a.jpg", "--to", "new/out", *ONE)
+    assert status == 0
+    assert tree("new/out") == ["a.png", "b.png", "e.png", "f.png", "photos/c.png"]
+    assert "1 folder inside; --recursive looks into folders (of photos)" in said
+    status, said = osediff("a.jpg", "photos", "--to", "new/out", "--recursive", *ONE)
+    assert status == 0
+    assert "1 restored, 2 there already" in said
+    assert "photos/deep/d.png" in tree("new/out")
+    assert osediff("photos", "--to", "flat", *ONE)[0] == 0  # as `osediff photos flat`
+    assert tree("flat") == ["c.png"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["a.jpg", "none.jpg", "--to", "out"], "there is no file or folder none.jpg"),
+        (["*.gif", "--to", "out"], "no picture matches *.gif"),
+        (["a.jpg", "in/a.jpg", "--to", "out"], "--name"),
+        (["a.jpg", "in", "--to", "a.jpg"], "a.jpg is a file"),
+        (["a.jpg", "in/a.jpg", "--to", ".", "--format", "jpg"], "--name"),
+        (["a.jpg", "--to", ".", "--format", "same"], "would be written over"),
+        (["inspekt", "x.pkl"], "did you mean osediff inspect?"),
+        (["a.jpg", "b.png", "--spill", "none"], "there is no folder none to spill to"),
+        (["a.jpg", "b.webp", "--scale", "3000"], "WEBP holds at most 16383 pixels"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(
+    picture, tmp_path, monkeypatch, capsys, argv, says
+):
+    monkeypatch.chdir(tmp_path)
+    picture("a.jpg")
+    picture("in/a.jpg")
+    monkeypatch.setattr("osediff_core.OSEDiff.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    assert main(argv) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["a.png"], "expected IN and OUT, got a.png"),
+        (["a", "b", "c"], "name a folder of results by --to"),
+        (["a", "b", "--colour", "none"], "did you mean --color?"),
+        (["a", "b", "--name", "{stem}/x"], "leave out the folder"),
+        (["a", "b", "--name", "{nme}"], "{nme} is none of them"),
+        (["a", "b", "--name", "{stem"], "no template"),
+        (["a", "b", "--name", "{stem.x}"], "{stem.x} is none of them"),
+        (["a", "b", "--overwrite=no"], "--overwrite"),
+    ],
+)
+def test_mistakes_of_the_options_say_what_was_meant(capsys, argv, says):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_template_names_results_and_the_format_may_be_the_inputs(osediff, picture, tree):
+    for name in ("in/a.jpg", "in/a.png", "in/b.gif"):
+        picture(name)
+    name = "{folder}_{stem}_x{scale}"
+    assert osediff("in", "out", *ONE, "--format", "same", "--name", name)[0] == 0
+    assert tree("out") == ["in_a_x1.jpg", "in_a_x1.png", "in_b_x1.png"]
+    assert osediff("in/a.jpg", "one/", "--cover", "20x12", "--name", "{stem} {scale} {detail} {ext}")[0] == 0
+    assert tree("one") == ["a cover-20x12 1 jpg.png"]
+    assert osediff("in", "plain", *ONE, "--name", "x")[0] == 0
+    assert tree("plain") == ["x.png", "x_2.png", "x_3.png"]
+
+
+def test_a_picture_goes_from_stdin_to_stdout(model, picture, tmp_path, monkeypatch, capsysbinary):
+    picture("a.png")
+    monkeypatch.chdir(tmp_path)
+    content = (tmp_path / "a.png").read_bytes()
+    monkeypatch.setattr("osediff_core.OSEDiff.from_pretrained", lambda *_, **__: model)
+    given = io.TextIOWrapper(io.BytesIO(content))
+    monkeypatch.setattr(sys, "stdin", given)
+    capsysbinary.readouterr()
+    assert main(["-", "-", "--format", "jpg"]) == 0
+    out, err = capsysbinary.readouterr()
+    with Image.open(io.BytesIO(out)) as image:
+        assert (image.format, image.size) == ("JPEG", (40, 32))
+    assert err == b""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no picture")))
+    assert main(["-", "-"]) == 1
+    out, err = capsysbinary.readouterr()
+    assert out == b""
+    assert b"stdin is not a picture" in err
+    given = io.TextIOWrapper(io.BytesIO(content))
+    monkeypatch.setattr(given, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", given)
+    assert main(["-", "b.png"]) == 1
+    assert b"terminal" in capsysbinary.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif", "bmp"])
+def test_a_result_says_how_it_was_made(osediff, picture, tmp_path, ending):
+    picture("a.png")
+    assert osediff("a.png", f"b.{ending}", *ONE, "--prompt", "ein schöner Hund", "--detail", "0.5")[0] == 0
+    note = made(tmp_path / f"b.{ending}")
+    if ending == "bmp":
+        assert note is None
+        return
+    told = json.loads(note)
+    assert told["program"].startswith("osediff ")
+    assert (told["size"], told["color"], told["detail"]) == ("scale 1", "adain", 0.5)
+    assert told["prompt"] == "ein schöner Hund"
+    assert len(told["base"]) == len(told["weights"]) == 16
+    assert told["base"] != told["weights"]
+    with Image.open(tmp_path / f"b.{ending}") as image:
+        assert np.asarray(image).shape == (8, 10, 3)
+    assert osediff("a.png", f"bare.{ending}", *ONE, "--strip")[0] == 0
+    assert made(tmp_path / f"bare.{ending}") is None
+    # What is restored again says how it was made the second time.
+    assert osediff(f"b.{ending}", f"c.{ending}", *ONE)[0] == 0
+    assert "prompt" not in json.loads(made(tmp_path / f"c.{ending}"))
+
+
+def test_only_what_was_made_otherwise_is_made_again(osediff, picture, tmp_path):
+    for name in ("in/a.png", "in/b.png", "in/c.png"):
+        picture(name)
+    assert osediff("in", "out", *ONE)[0] == 0
+    assert osediff("in/b.png", "out/b.png", *ONE, "--overwrite", "--detail", "0.5")[0] == 0
+    times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in ("a.png", "b.png", "c.png")}
+    status, said = osediff("in", "out", *ONE)
+    assert status == 0
+    assert "1 of the results that are there was made with detail 0.5, not 1.0: " in said
+    status, said = osediff("in", "out", *ONE, "--overwrite", "changed")
+    assert "1 restored, 2 there already, 0 failed" in said or "1 restored, 2 there already" in said
+    new = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in times}
+    assert {name for name in times if new[name] != times[name]} == {"b.png"}
+    assert osediff("--overwrite", "changed", "in/a.png", "out/a.png", *ONE)[0] == 0
+    assert (tmp_path / "out/a.png").stat().st_mtime_ns == new["a.png"]
+    status, said = osediff("in/a.png", "out/a.png", *ONE, "--prompt", "a dog", "--color", "none")
+    assert status == 2
+    assert "out/a.png exists, made with color adain, not none; prompt none, not a dog; name another" in said
+    assert osediff("--overwrite", "in/a.png", "out/a.png", *ONE)[0] == 0  # no value of the option
+    assert (tmp_path / "out/a.png").stat().st_mtime_ns != new["a.png"]

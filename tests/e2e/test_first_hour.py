@@ -1,0 +1,131 @@
+"""What README says, done in a clean environment, in a folder with a blank in its name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from osediff_core.commands import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+INSTALLED = sysconfig.get_path("purelib")
+BIN = "Scripts" if os.name == "nt" else "bin"
+
+
+def commands():
+    """Every line of a page that begins with `osediff` and is indented as code."""
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            found = re.fullmatch(r"    (?:\$ )?(?:cat \S+ \| )?(osediff .*)", line)
+            if found and not found[1].startswith(("osediff COMMAND", "osediff: ")):
+                yield page.name, found[1]
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(commands())))
+def test_every_command_of_the_pages_is_understood(page, line, monkeypatch):
+    """Its options are there, and its values may be what they are; nothing is done, for most need weights."""
+    words = shlex.split(line.split(" > ")[0], comments=True)[1:]
+    for module in {command.module for command in cli.COMMANDS.values()} | {"restore"}:
+        monkeypatch.setattr(import_module(f"osediff_core.commands.{module}"), "answer", lambda *_: 0)
+    assert cli.main(words) == 0, page
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """The files that git has, as they are now."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("what is cloned is what git has, and this is no git checkout")
+    folder = tmp_path_factory.mktemp("first hour") / "a clone"
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+def environment(folder, *, full):
+    """Make a clean environment; full: it finds the libraries of this one, but not this project."""
+    venv.create(folder, with_pip=full)
+    python = folder / BIN / ("python.exe" if os.name == "nt" else "python")
+    if full:  # with this one's setuptools, for an old one comes along with pip
+        said(python, "-m", "pip", "uninstall", "--yes", "setuptools")
+        Path(purelib(python), "these.pth").write_text(INSTALLED)
+    return python
+
+
+def purelib(python):
+    return said(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+
+
+def said(program, *words, cwd=None, status=0, stream="stdout"):
+    quiet = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    offline = {"PIP_NO_BUILD_ISOLATION": "false", "PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(
+        [str(program), *map(str, words)], cwd=cwd, capture_output=True, text=True, env=quiet | offline
+    )
+    assert ran.returncode == status, ran.stdout + ran.stderr
+    return getattr(ran, stream)
+
+
+@pytest.mark.slow
+def test_the_first_command_restores_the_example_and_keeps_the_torch_that_is_there(clone):
+    environment(clone / ".venv", full=True)
+    before = said(sys.executable, "-c", "import torch; print(torch.__file__)")
+    said(sys.executable, "dev.py", "demo", cwd=clone)
+    result = clone / "out" / "coffee_sr.png"
+    assert result.stat().st_size > 100_000
+    osediff = clone / ".venv" / BIN / "osediff"
+    place = said(clone / ".venv" / BIN / "python", "-c", "import torch; print(torch.__file__)")
+    assert place == before
+    again = said(
+        osediff, "docs/pictures/coffee_lq.png", "out/coffee_sr.png", cwd=clone, status=2, stream="stderr"
+    )
+    assert "say --overwrite" in again
+
+
+@pytest.mark.slow
+def test_a_wheel_restores_the_example_from_another_folder(clone, tmp_path):
+    said(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, clone)
+    (wheel,) = tmp_path.glob("*.whl")
+    place = tmp_path / "else where"
+    place.mkdir()
+    shutil.copyfile(clone / "docs" / "pictures" / "coffee_lq.png", place / "a photo.png")
+    run = ("-m", "osediff_core", "a photo.png", "restored.png")
+
+    bare = environment(tmp_path / "nothing", full=False)
+    said(sys.executable, "-m", "pip", "--python", bare, "install", "--no-deps", wheel)
+    assert "is not installed: pip install" in said(bare, *run, cwd=place, status=1, stream="stderr")
+
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    for found in Path(INSTALLED).iterdir():
+        if not found.name.startswith("torch") and found.suffix != ".pth":
+            (libraries / found.name).symlink_to(found)
+    Path(purelib(bare), "these.pth").write_text(str(libraries))
+    assert "PyTorch is not installed: pip install torch" in said(
+        bare, *run, cwd=place, status=1, stream="stderr"
+    )
+
+    full = environment(tmp_path / "with torch", full=True)
+    said(sys.executable, "-m", "pip", "--python", full, "install", "--no-deps", "--ignore-installed", wheel)
+    home = said(
+        full, "-c", "import osediff_core, train; print(osediff_core.__file__, train.__file__)", cwd=place
+    )
+    assert str(ROOT) not in home
+    said(full, *run, cwd=place)
+    assert (place / "restored.png").stat().st_size > 100_000
+    assert "loss.lambda-vsd" in said(full, "-m", "train", "--help", cwd=place).replace(
+        "lambda_vsd", "lambda-vsd"
+    )
