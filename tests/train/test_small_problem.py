@@ -13,7 +13,7 @@ from train.losses import vsd_loss
 from train.small_problem import base, runs
 from train.small_problem.base import BlockVAE, generated, trained_base
 from train.small_problem.measures import energy_distance, measured, real
-from train.small_problem.runs import CONFIG, ROWS, row_config, run_all
+from train.small_problem.runs import CONFIG, POINTS, ROWS, row_config, run_all
 from train.small_problem.tables import curves, differences, references, table, write_picture
 from train.small_problem.textures import SIDE, degraded, samples
 
@@ -95,7 +95,7 @@ def test_what_is_done_is_not_done_again_and_ends_in_tables_and_a_picture(hurried
     ends = [r.end.psnr for r in results]
     assert len({ends[0], ends[1], ends[3], ends[4]}) == 4  # with and without VSD, from two seeds
     distances = [[point.distance > 0 for point in r.points] for r in results]
-    assert distances == [[r.row == VSD] * 5 for r in results]
+    assert distances == [[r.row == VSD] * POINTS for r in results]
     monkeypatch.setattr(runs, "run_row", lambda *_: pytest.fail("trained again"))
     assert run_all(hurried, 2) == results
     folder = tmp_path / "run"

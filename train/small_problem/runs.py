@@ -33,7 +33,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "with VSD": {},
     "with CSD": {"lambda_vsd": 0.0, "lambda_csd": 0.1, "guidance": 2.0},
 }
-POINTS = 5
+POINTS = 3
 """How often a run is measured, its end included."""
 SHOWN = 8
 """Restored samples that a result keeps for the picture."""
