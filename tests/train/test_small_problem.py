@@ -19,7 +19,7 @@ from train.small_problem.textures import SIDE, degraded, samples
 
 PLAIN, VSD = "data term alone", "with VSD"
 SHARE = 0.75
-"""Of the distance without VSD, that VSD must come below; it is about half on average."""
+"""Of the distance without VSD, that VSD must come below; a trial of one seed had 0.6 after 60 steps."""
 
 
 @pytest.fixture
