@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,14 +11,22 @@ import torch
 from train import steps
 from train.config import TrainConfig, read_config
 from train.losses import vsd_loss
-from train.small_problem import base, runs
+from train.small_problem import base, measures, runs
 from train.small_problem.base import BlockVAE, generated, trained_base
-from train.small_problem.measures import energy_distance, measured, real
-from train.small_problem.runs import CONFIG, POINTS, ROWS, row_config, run_all
-from train.small_problem.tables import curves, differences, references, table, write_picture
+from train.small_problem.measures import Measured, energy_distance, measured, real
+from train.small_problem.runs import CONFIG, LOSSES, ROWS, SETTINGS, Point, Result, row_config, run_all
+from train.small_problem.tables import (
+    curves,
+    differences,
+    references,
+    settings_table,
+    table,
+    write_picture,
+)
 from train.small_problem.textures import SIDE, degraded, samples
 
-PLAIN, VSD = "data term alone", "with VSD"
+PLAIN, VSD, CSD = LOSSES
+NO_CRITIC = (PLAIN, CSD)
 SHARE = 0.75
 """Of the distance without VSD, that VSD must come below; a trial of one seed had 0.6 after 60 steps."""
 
@@ -30,12 +39,15 @@ def shared(tmp_path):
 
 @pytest.fixture
 def hurried(shared, monkeypatch):
-    """Two steps of the base, whose UNet then hears no prompt, and five fast ones of every run."""
+    """Two steps of the base, whose UNet then hears no prompt, six fast ones of every run, few samples."""
+    monkeypatch.setattr(measures, "COUNT", 8)
+    real.cache_clear()
     monkeypatch.setattr(base, "PRIOR", replace(base.PRIOR, steps=2, batch=2))
     monkeypatch.setattr(base, "POOL", 144)
     monkeypatch.setattr(runs, "POOL", 144)
     optim = replace(shared.optim, learning_rate=1e-2, warmup_steps=0)
-    return replace(shared, optim=optim, run=replace(shared.run, steps=5, batch_size=2))
+    yield replace(shared, optim=optim, run=replace(shared.run, steps=6, batch_size=2))
+    real.cache_clear()
 
 
 def test_samples_depend_on_their_seed_alone():
@@ -82,38 +94,65 @@ def test_blur_is_far_and_other_real_samples_are_near():
     assert measured(degraded(hq), hq, others).contrast < 0.5
 
 
-def test_rows_change_the_loss_alone(shared):
-    made = [row_config(shared, row, 3) for row in ROWS]
-    assert all(replace(c, loss=shared.loss, run=shared.run) == shared for c in made)
-    on = [(c.loss.lambda_vsd > 0, c.loss.lambda_csd > 0) for c in made]
+def test_rows_differ_in_what_they_are_named_for(shared):
+    made = {row: row_config(shared, row, 3) for row in ROWS}
+    assert all(config.run == replace(shared.run, seed=3) for config in made.values())
+    losses = [made[row] for row in LOSSES]
+    assert all(replace(c, loss=shared.loss, run=shared.run) == shared for c in losses)
+    on = [(c.loss.lambda_vsd > 0, c.loss.lambda_csd > 0) for c in losses]
     assert on == [(False, False), (True, False), (False, True)]
+    studied = [made[row] for row in (VSD, *SETTINGS)]
+    assert all(c.loss.lambda_vsd > 0 and c.loss.lambda_csd == 0 for c in studied)
+    assert all(one != other for one, other in itertools.combinations(studied, 2))
 
 
+def result(row, seed, energies):
+    """A run with VSD that was measured so; its average is half as far at each point."""
+    points = [
+        Point(n, Measured(e, 10.0, 0.5), Measured(e / 2, 11.0, 0.5 + seed / 10), 0.1 * n, 1.0, 20.0)
+        for n, e in enumerate(energies, start=1)
+    ]
+    return Result(row, seed, "", points)
+
+
+def test_tables_say_how_near_runs_end_and_how_far_they_stray():
+    ends = {PLAIN: 0.08, VSD: 0.04}
+    results = [result(row, s, [0.9, 0.1 + s / 100, ends.get(row, 0.06)]) for s in (0, 1) for row in ROWS]
+    assert "| with VSD | 0.0200 ± 0.0000 | 11.000 ± 0.000 | 0.550 ± 0.050 |" in table(results, {})
+    assert "| with VSD | **-0.0200 ± 0.0000** | 0.000 ± 0.000 |" in differences(results)
+    assert "| with VSD | 0.0200 ± 0.0000 | 0.0400 ± 0.0000 | 0.1050 ± 0.0050 |" in settings_table(results)
+    lines = curves(results).splitlines()
+    assert "| with VSD: distance × 1000 | 900 (900–900) | 105 (100–110) | 40 (40–40) |" in lines
+    assert "| with VSD: critic's loss | 0.1 (0.1–0.1) | 0.2 (0.2–0.2) | 0.3 (0.3–0.3) |" in lines
+
+
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again_and_ends_in_tables_and_a_picture(hurried, tmp_path, monkeypatch):
     results = run_all(hurried, 2)
     assert [(r.row, r.seed) for r in results] == [(row, seed) for seed in (0, 1) for row in ROWS]
-    ends = [r.end.psnr for r in results]
-    assert len({ends[0], ends[1], ends[3], ends[4]}) == 4  # with and without VSD, from two seeds
-    distances = [[point.distance > 0 for point in r.points] for r in results]
-    assert distances == [[r.row == VSD] * POINTS for r in results]
+    ends = {(r.row, r.seed): r.end.psnr for r in results}
+    assert len({ends[row, seed] for row in (PLAIN, VSD) for seed in (0, 1)}) == 4
+    assert all((point.critic > 0) == (r.row not in NO_CRITIC) for r in results for point in r.points)
     monkeypatch.setattr(runs, "run_row", lambda *_: pytest.fail("trained again"))
     assert run_all(hurried, 2) == results
     folder = tmp_path / "run"
     assert f"| {PLAIN} | {results[0].end.energy:.4f}" not in table(results, references(folder))  # a mean
-    assert all(f"| {row} |" in table(results, references(folder)) for row in ROWS)
-    assert PLAIN in differences(results)
-    assert "| with VSD, average | " in curves(results)
+    assert all(f"| {row} |" in table(results, references(folder)) for row in LOSSES)
     write_picture(tmp_path / "doc" / "picture.png", folder)
     assert (tmp_path / "doc" / "picture.png").stat().st_size > 1000
 
 
-def test_a_run_of_other_settings_is_trained_anew(hurried):
+@pytest.mark.slow
+def test_a_run_of_other_settings_or_of_another_base_is_trained_anew(hurried, monkeypatch):
+    monkeypatch.setattr(runs, "ROWS", LOSSES)
     first = run_all(hurried, 1)
-    other = replace(hurried, loss=replace(hurried.loss, lambda_vsd=0.5))
+    other = replace(hurried, loss=replace(hurried.loss, vsd_last_step=500))
     again = run_all(other, 1)
-    assert [a == b for a, b in zip(first, again, strict=True)] == [False] * len(ROWS)  # all name it
-    assert again[0].end == first[0].end  # but it changes the row with VSD alone
+    assert [a == b for a, b in zip(first, again, strict=True)] == [False] * len(LOSSES)  # all name it
+    assert again[0].end == first[0].end  # but it changes what uses a teacher alone
     assert again[1].end != first[1].end
+    monkeypatch.setattr(base, "PRIOR", replace(base.PRIOR, lr=1e-2))
+    assert run_all(other, 1)[0].end != first[0].end
 
 
 # ---- that VSD shows: minutes ------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from ..config import TrainConfig, read_config
 from ..console import refuse, start_console
 from ..pages import write_part
 from .runs import CONFIG, run_all
-from .tables import curves, differences, references, table, write_picture
+from .tables import curves, differences, references, settings_table, table, write_picture
 
-PART = "the small problem"
+PART, STUDY = "the small problem", "settings of VSD"
 PICTURE = "pictures/small_problem.png"
 
 
@@ -33,13 +33,15 @@ def main(argv: list[str] | None = None) -> int:
         shared = read_config(TrainConfig, CONFIG)
         folder = Path(shared.run.out)
         results = run_all(shared, args.seeds)
-        tables = [table(results, references(folder)), differences(results), curves(results)]
-        text = "\n\n".join([f"![LQ, the rows of the table, original]({PICTURE})", *tables])
-        write_part(args.doc, PART, text)
+        picture = f"![Two samples a row: LQ, data term alone, with VSD, with CSD, original]({PICTURE})"
+        shown = "\n\n".join([picture, table(results, references(folder)), differences(results)])
+        studied = "\n\n".join([settings_table(results), curves(results)])
+        write_part(args.doc, PART, shown)
+        write_part(args.doc, STUDY, studied)
         write_picture(args.doc.parent / PICTURE, folder)
     except OSEDiffError as error:
         return refuse(error)
-    show(f"{text}\n\nwritten to {args.doc}")
+    show(f"{shown}\n\n{studied}\n\nwritten to {args.doc}")
     return 0
 
 

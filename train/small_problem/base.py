@@ -22,6 +22,7 @@ from ..base.fit import Keep, fit
 from ..base.prior import PriorConfig, build_unet, prior_loss
 from ..base.run import degrade_roughly, log_progress
 from ..draws import stream
+from ..state import checksum
 from .textures import SIDE, samples
 
 BLOCK = 2
@@ -69,10 +70,15 @@ def build_model(unet: UNet) -> OSEDiff:
     return model.eval().requires_grad_(False)
 
 
+def base_path(folder: Path) -> Path:
+    """Name the base's file, by its settings: those of others are not taken for it."""
+    return folder / f"base_{checksum([repr(PRIOR), POOL])[:8]}.safetensors"
+
+
 def trained_base(folder: Path) -> OSEDiff:
     """Read the base from the folder, after training it there if it is not there yet."""
     torch.manual_seed(0)  # initial weights
-    unet, path = build_unet(PRIOR, CHANNELS, SIDE // BLOCK), folder / "base.safetensors"
+    unet, path = build_unet(PRIOR, CHANNELS, SIDE // BLOCK), base_path(folder)
     if not path.exists():
         train_base(unet, folder)
         write_whole(path, save(unet.state_dict()))
@@ -95,7 +101,7 @@ def train_base(unet: UNet, folder: Path) -> None:
         noise = torch.randn(z.shape, generator=generator)
         return prior_loss(unet, z, embeds[spoiled.long()], t, noise, model.alphas_cumprod)
 
-    keep = Keep(folder / "base_unfinished.pt", generator, {"settings": repr(PRIOR)})
+    keep = Keep(base_path(folder).with_suffix(".pt"), generator, {"settings": repr(PRIOR)})
     groups = [{"params": list(unet.parameters()), "lr": PRIOR.lr}]
     fit(unet, loss_of, groups, PRIOR.steps, partial(log_progress, "base", PRIOR.steps), keep)
     keep.file.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -42,9 +41,13 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 
 def measured(sr: Tensor, hq: Tensor, others: Tensor) -> Measured:
     """Measure sr against its originals hq and against other real samples, (N, 3, H, W) in [0, 1] each."""
-    psnr = -10 * (sr - hq).square().mean((1, 2, 3)).log10().mean()
     contrast = (sr.std((1, 2, 3)) / hq.std((1, 2, 3))).mean()
-    return Measured(energy_distance(sr[:, 0], others[:, 0]), float(psnr), float(contrast))
+    return Measured(energy_distance(sr[:, 0], others[:, 0]), psnr(sr, hq), float(contrast))
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Mean PSNR of samples (N, 3, H, W) in [0, 1], dB."""
+    return float(-10 * (a - b).square().mean((1, 2, 3)).log10().mean())
 
 
 @lru_cache(maxsize=1)
@@ -53,7 +56,11 @@ def real() -> tuple[Tensor, Tensor]:
     return samples(2 * COUNT, SEED).chunk(2)  # pyright: ignore[reportReturnType]
 
 
-def measure(restore: Callable[[Tensor], Tensor]) -> Measured:
-    """Restore the LQ of the measured samples and compare."""
-    hq, others = real()
-    return measured(restore(degraded(hq)), hq, others)
+def spoiled() -> Tensor:
+    """Give the LQ of the measured samples, (COUNT, 3, H, W)."""
+    return degraded(real()[0])
+
+
+def measure(sr: Tensor) -> Measured:
+    """Compare what was made of the LQ, (COUNT, 3, H, W), with the originals and with the others."""
+    return measured(sr, *real())

@@ -21,19 +21,32 @@ from ..draws import draw, stream
 from ..ema import RunningAverage
 from ..networks import Backbone
 from ..steps import Batch, Stepper
-from .base import POOL, embeddings, trained_base
-from .measures import Measured, measure, real
+from .base import POOL, base_path, embeddings, trained_base
+from .measures import Measured, measure, psnr, spoiled
 from .textures import degraded, samples
 
 log = logging.getLogger(__name__)
 
 CONFIG = Path(__file__).parent.parent / "configs" / "small_problem.toml"
-ROWS: dict[str, dict[str, Any]] = {
-    "data term alone": {"lambda_vsd": 0.0},
+Changes = dict[str, dict[str, Any]]
+"""What a row has other than CONFIG: section -> setting -> value."""
+LOSSES: dict[str, Changes] = {
+    "data term alone": {"loss": {"lambda_vsd": 0.0}},
     "with VSD": {},
-    "with CSD": {"lambda_vsd": 0.0, "lambda_csd": 0.1, "guidance": 2.0},
+    "with CSD": {"loss": {"lambda_vsd": 0.0, "lambda_csd": 0.1}},
 }
-POINTS = 3
+"""Rows of the first table: from one start, with one loss or another."""
+SETTINGS: dict[str, Changes] = {
+    "one critic step": {"loss": {"critic_updates": 1}},
+    "four critic steps": {"loss": {"critic_updates": 4}},
+    "no guidance": {"loss": {"guidance": 1.0}},
+    "a third of the rate": {"optim": {"learning_rate": 3.3e-4}},
+    "timesteps below 500": {"loss": {"vsd_last_step": 500}},
+    "the paper's form": {"loss": {"vsd_form": "paper"}},
+}
+"""Rows of the second table: VSD with one setting changed, to see which of them let it settle."""
+ROWS = LOSSES | SETTINGS
+POINTS = 6
 """How often a run is measured, its end included."""
 SHOWN = 8
 """Restored samples that a result keeps for the picture."""
@@ -46,8 +59,12 @@ class Point:
     step: int
     raw: Measured
     average: Measured
-    distance: float
-    """Between the scores of teacher and critic, a mean over the steps since the last point; 0 without VSD."""
+    critic: float
+    """The critic's loss, a mean over the steps since the last point; 0 without VSD."""
+    norm: float
+    """The generator's gradient norm before clipping, likewise."""
+    agreement: float
+    """PSNR of the generator's samples to those of its running average, dB."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +109,19 @@ class Run:
 
     def points(self) -> Iterator[Point]:
         """Train, and measure POINTS times."""
-        steps, distances = self.config.run.steps, []
+        steps, since = self.config.run.steps, []
         measured = {round(steps * n / POINTS) for n in range(1, POINTS + 1)}
         for step, batch in enumerate(self.batches(), start=1):
             values = self.stepper.step([batch])
             self.average.update()
-            distances.append(float(values.get("vsd/teacher_critic_distance", 0.0)))
+            since.append([float(values.get(name, 0.0)) for name in ("loss/critic", "norm/generator")])
             if step in measured:
-                raw = measure(self.restored)
+                raw = self.restored(spoiled())
                 with self.average.applied():
-                    yield Point(step, raw, measure(self.restored), sum(distances) / len(distances))
-                distances = []
+                    average = self.restored(spoiled())
+                signals = torch.tensor(since).mean(0).tolist()
+                yield Point(step, measure(raw), measure(average), *signals, psnr(raw, average))
+                since = []
 
     @torch.no_grad()
     def restored(self, lq: Tensor) -> Tensor:
@@ -111,8 +130,14 @@ class Run:
 
 
 def row_config(shared: TrainConfig, row: str, seed: int) -> TrainConfig:
-    """Give the configuration of a row: the losses that ROWS names, and a seed."""
-    return replace(shared, loss=replace(shared.loss, **ROWS[row]), run=replace(shared.run, seed=seed))
+    """Give the configuration of a row: what ROWS changes, and a seed."""
+    changed = {name: replace(getattr(shared, name), **values) for name, values in ROWS[row].items()}
+    return replace(shared, **changed, run=replace(shared.run, seed=seed))
+
+
+def description(config: TrainConfig) -> str:
+    """Name all that a result depends on: the configuration, and the base, which has settings of its own."""
+    return f"{to_toml(config)}\n# base {base_path(Path()).stem}\n"
 
 
 def run_all(shared: TrainConfig, seeds: int) -> list[Result]:
@@ -126,7 +151,7 @@ def run_all(shared: TrainConfig, seeds: int) -> list[Result]:
             config = row_config(shared, row, seed)
             path = folder / f"{list(ROWS).index(row)}_{seed}.json"
             found = read_result(path)
-            if found is None or found.config != to_toml(config):
+            if found is None or found.config != description(config):
                 found = run_row(config, row, folder)
                 write_whole(path, json.dumps(asdict(found), indent=1).encode())
             results.append(found)
@@ -153,9 +178,9 @@ def run_row(config: TrainConfig, row: str, folder: Path) -> Result:
         points.append(point)
         log.info("%s, seed %d, step %d: %s", row, config.run.seed, point.step, point.average)
     with run.average.applied():
-        shown = run.restored(degraded(real()[0][:SHOWN]))
+        shown = run.restored(spoiled()[:SHOWN])
     write_whole(shown_path(folder, row, config.run.seed), save({"sr": shown.contiguous()}))
-    return Result(row, config.run.seed, to_toml(config), points)
+    return Result(row, config.run.seed, description(config), points)
 
 
 def shown_path(folder: Path, row: str, seed: int) -> Path:
