@@ -43,6 +43,10 @@ SETTINGS: dict[str, Changes] = {
     "a third of the rate": {"optim": {"learning_rate": 3.3e-4}},
     "timesteps below 500": {"loss": {"vsd_last_step": 500}},
     "the paper's form": {"loss": {"vsd_form": "paper"}},
+    "one critic step, a third of the rate": {
+        "loss": {"critic_updates": 1},
+        "optim": {"learning_rate": 3.3e-4},
+    },
 }
 """Rows of the second table: VSD with one setting changed, to see which of them let it settle."""
 ROWS = LOSSES | SETTINGS
