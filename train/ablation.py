@@ -28,7 +28,7 @@ from .console import refuse, start_console
 from .demo_evaluation import SCALE, Pair, bicubic, degraded_pairs, measure
 from .heldout import heldout_crops
 from .loop import train
-from .pages import write_part
+from .pages import write_parts
 from .setup import fingerprint
 
 CONFIG = Path(__file__).parent / "configs" / "ablation.toml"
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         base = fingerprint(
             OSEDiff.from_pretrained(config.model.base or DEMO_BASE, device="cpu", dtype="float32")
         )
-        write_part(args.doc, PART, page(config, args.seeds, pairs, tables, base))
+        write_parts(args.doc, {PART: page(config, args.seeds, pairs, tables, base)})
     except OSEDiffError as error:
         return refuse(error)
     show(f"{tables}\n\nwritten to {args.doc}")

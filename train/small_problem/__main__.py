@@ -17,7 +17,7 @@ from osediff_core.errors import OSEDiffError
 
 from ..config import TrainConfig, read_config
 from ..console import refuse, start_console
-from ..pages import write_part
+from ..pages import write_parts
 from .runs import CONFIG, run_all
 from .tables import curves, differences, references, settings_table, table, write_picture
 
@@ -36,8 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         picture = f"![Two samples a row: LQ, data term alone, with VSD, with CSD, original]({PICTURE})"
         shown = "\n\n".join([picture, table(results, references(folder)), differences(results)])
         studied = "\n\n".join([settings_table(results), curves(results)])
-        write_part(args.doc, PART, shown)
-        write_part(args.doc, STUDY, studied)
+        write_parts(args.doc, {PART: shown, STUDY: studied})
         write_picture(args.doc.parent / PICTURE, folder)
     except OSEDiffError as error:
         return refuse(error)

@@ -123,8 +123,8 @@ class Run:
                 raw = self.restored(spoiled())
                 with self.average.applied():
                     average = self.restored(spoiled())
-                signals = torch.tensor(since).mean(0).tolist()
-                yield Point(step, measure(raw), measure(average), *signals, psnr(raw, average))
+                critic, norm = torch.tensor(since).mean(0).tolist()
+                yield Point(step, measure(raw), measure(average), critic, norm, psnr(raw, average))
                 since = []
 
     @torch.no_grad()
