@@ -1,4 +1,4 @@
-"""Our own Table 3: `python -m train.ablation` trains its rows on the demo base and writes docs/ablation.md.
+"""Our own Table 3: `python -m train.ablation` trains its rows on the demo base for docs/ablation.md.
 
 Every row gets the same pictures, noise and number of steps, and is measured on the held-out photographs. A
 row that has been measured before, with the same configuration, is not trained again.
@@ -28,6 +28,7 @@ from .console import refuse, start_console
 from .demo_evaluation import SCALE, Pair, bicubic, degraded_pairs, measure
 from .heldout import heldout_crops
 from .loop import train
+from .pages import write_parts
 from .setup import fingerprint
 
 CONFIG = Path(__file__).parent / "configs" / "ablation.toml"
@@ -41,6 +42,8 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Two-sided 95 % quantiles of Student's t with 1, 2, ... 9 degrees of freedom."""
+PART = "Table 3"
+"""Of docs/ablation.md, that this program writes; the words around it are people's."""
 MEASURES = ("psnr", "ssim", "sharpness")
 HEADS = ("PSNR-Y, dB", "SSIM-Y", "sharpness", "CPU seconds a step")
 
@@ -111,10 +114,11 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / len(values))
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 3) -> str:
     """Write a mean with its standard error over the runs; of one run, the value alone."""
     mean, error = mean_and_error(values)
-    return f"{mean:.3f} ± {error:.3f}" if math.isfinite(error) else f"{mean:.3f}"
+    said = f"{mean:.{digits}f}"
+    return f"{said} ± {error:.{digits}f}" if math.isfinite(error) else said
 
 
 def beyond_chance(values: list[float]) -> bool:
@@ -155,12 +159,11 @@ def differences(results: list[Result]) -> str:
 
 
 def page(config: TrainConfig, seeds: int, pairs: list[Pair], tables: str, base: str) -> str:
-    """Write docs/ablation.md: what was done, the tables, and what they are not."""
+    """Write this program's part of docs/ablation.md: what was done, and the tables."""
     run, data = config.run, config.data
     name = config.model.base or "the bundled demo's"
-    return f"""# Table 3 on the demo base
-
-Written by `python -m train.ablation --steps {run.steps} --seeds {seeds}`: the four losses of the paper's
+    command = f"python -m train.ablation --steps {run.steps} --seeds {seeds}"
+    return f"""Written by `{command}`: the four losses of the paper's
 Table 3, each trained on a CPU from {seeds} seeds, with what `train/configs/ablation.toml` says:
 {run.steps} steps of {run.batch_size} crops of {data.crop}×{data.crop}. The base is {name}, fingerprint
 `{base[:12]}`. Rows of one seed see the same crops and the same noise. Measured on {len(pairs)} held-out
@@ -170,16 +173,7 @@ crops, 4×, without colour matching; mean ± standard error over the seeds.
 
 Sharpness is the mean vertical difference of luma over the original's: 1 is as sharp, and noise counts too.
 Bold is a difference with zero outside the 95 % interval of Student's t, {quantile(seeds):.1f} standard errors
-for {seeds} runs. Each cell is a test of its own, so one of many may be bold by chance.
-
-## What this is not
-- The demo base is a few million weights, minutes old. Its teacher knows far less than Stable Diffusion does,
-  so VSD has little to teach here; the paper's gain is in MUSIQ and CLIPIQA, which are not measured here.
-- The perceptual term is the gradient loss, not LPIPS.
-- The paper's GAN row uses the discriminator of Parmar et al. (2024), a frozen CLIP with trained heads; this
-  one is a small convolutional network from scratch, with a weight of {GAN_WEIGHT}.
-- {run.steps} steps are a start, not a training: the published run has 100 000.
-"""
+for {seeds} runs. Each cell is a test of its own, so one of many may be bold by chance."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -195,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         base = fingerprint(
             OSEDiff.from_pretrained(config.model.base or DEMO_BASE, device="cpu", dtype="float32")
         )
-        write_whole(args.doc, page(config, args.seeds, pairs, tables, base).encode())
+        write_parts(args.doc, {PART: page(config, args.seeds, pairs, tables, base)})
     except OSEDiffError as error:
         return refuse(error)
     show(f"{tables}\n\nwritten to {args.doc}")
@@ -212,7 +206,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=CONFIG, help="what all rows share")
     parser.add_argument("--steps", type=int, help="steps of each run, instead of the configuration's")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each row (default 3)")
-    parser.add_argument("--doc", type=Path, default=Path("docs/ablation.md"), help="page to write")
+    parser.add_argument("--doc", type=Path, default=Path("docs/ablation.md"), help="page to write into")
     args = parser.parse_args(argv)
     if args.seeds < 1 or (args.steps is not None and args.steps < 1):
         parser.error("--seeds and --steps must be at least 1")

@@ -198,7 +198,10 @@ class Trainer:
             with self._exported():
                 lq, sr, hq = self.validation.restored()
             report.samples(self.step, lq, sr, hq)
-            report.measures(self.step, self.validation.measured(sr, hq))
+            measures = self.validation.measured(sr, hq)
+            if self.ema is not None:
+                measures["step to average"] = self.validation.agreement(sr)
+            report.measures(self.step, measures)
 
     def _stopped(self, stop: StopRequest) -> bool:
         """Whether any process was asked to stop: all must hear of it, or the others would wait for it."""

@@ -65,7 +65,8 @@ class Backbone:
                 adapter, names = self._adapter(group, role), self._targets[group]
                 add_adapter(model.unet, adapter, names, config.rank_unet, config.lora_alpha)
         targets = trained_vae_targets(model.vae, config.train_vae)
-        add_adapter(model.vae, VAE_ADAPTER, targets, config.rank_vae, config.lora_alpha)
+        if targets:  # a VAE of no layers has none
+            add_adapter(model.vae, VAE_ADAPTER, targets, config.rank_vae, config.lora_alpha)
         self._conv_in = switch_conv_in(model.unet) if config.train_conv_in else None
         self._lora_layers = lora_layers(model.unet)
         self._trainable = [*self.generator_parameters().values(), *self.critic_parameters().values()]

@@ -98,6 +98,7 @@ class Stepper:
         if self.critic is not None:
             for update in range(self.loss.critic_updates):
                 values |= self._critic_step(self.critic, restored, batches, update)
+            values["mean/critic/loss"] = values["loss/critic"]
         if self.discriminator is not None:
             values |= self._discriminator_step(self.discriminator, restored, batches)
         updaters = (self.generator, self.critic, self.discriminator)

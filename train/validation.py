@@ -42,3 +42,7 @@ class Validation:
         if self.perceptual is not None:
             values[self.config.loss.perceptual] = self.perceptual(sr * 2 - 1, hq * 2 - 1).mean().item()
         return values
+
+    def agreement(self, sr: Tensor) -> float:
+        """Measure how near the generator as it is comes to sr, what another restored: PSNR of Y, dB."""
+        return psnr_y(self.restored()[1].cpu(), sr.cpu()).mean().item()

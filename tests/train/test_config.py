@@ -32,8 +32,8 @@ def test_shipped_configurations_are_read_and_written_alike(path, written):
 
 
 def test_published_settings():
-    config = read_config(TrainConfig, CONFIGS / "osediff.toml")
-    assert config.loss == LossConfig(1.0, 2.0, 1.0, "lpips", 7.5, 20, 980)
+    config = read_config(TrainConfig, CONFIGS / "paper" / "published.toml")
+    assert config.loss == LossConfig(1.0, 2.0, 1.0, "lpips", 7.5, 20, 980, critic_updates=1)
     assert config.optim == OptimConfig(5e-5, 1.0, 0.9, 0.999, 1e-2, 1e-8, 1.0, 0)
     assert (config.model.rank_unet, config.model.rank_vae, config.model.lora_alpha) == (4, 4, 8)
     assert (config.model.posterior, config.model.train_conv_in) == ("sample", True)
@@ -41,13 +41,10 @@ def test_published_settings():
     assert (config.run.batch_size, config.run.steps, config.data.crop) == (16, 100_000, 512)
 
 
-def test_defaults_are_the_published_settings():
+def test_defaults_are_the_published_settings_and_osediff_changes_the_critic_alone():
     shipped, default = read_config(TrainConfig, CONFIGS / "osediff.toml"), TrainConfig()
-    assert (shipped.loss, shipped.optim, shipped.degradation) == (
-        default.loss,
-        default.optim,
-        default.degradation,
-    )
+    assert shipped.loss == replace(default.loss, critic_updates=2)  # docs/training.md, when the curves swing
+    assert (shipped.optim, shipped.degradation) == (default.optim, default.degradation)
     assert replace(shipped.model, base="", licence="") == default.model
 
 

@@ -96,6 +96,8 @@ def test_the_rows_differ_from_the_main_setting_where_the_table_says():
     assert values("table3_gan").loss == replace(main.loss, lambda_vsd=0, lambda_gan=0.5)
     assert values("table3_vsd_image").loss == replace(main.loss, vsd_space="image")
     assert values("vae_none").model == replace(main.model, train_vae="none")
+    updates = {path.stem: values(path.stem).loss.critic_updates for path in PAPER}
+    assert updates == {**dict.fromkeys(updates, 1), "critic_5": 5}  # as published, not as osediff.toml
     published = values("published")
     assert (published.prompts.of, published.prompts.dape) == ("hq", "")
     assert published.model.critic_layers == "middle"

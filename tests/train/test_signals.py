@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from train.report import Report, gathered
 from train.setup import start_processes
 from train.steps import Batch
 from train.trackers import build_tracker
+from train.validation import Validation
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -31,7 +33,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_a_run_reports_what_its_loss_does_not_say(config, tmp_path, pictures):
     loss = {"lambda_csd": 0.5, "lambda_gan": 0.1, "lambda_tone": 2.0}
     run = {"steps": 3, "log_every": 1, "sample_every": 3, "signals_every": 2, "tracker": "tensorboard"}
-    made = config(loss=loss, run=run, data={"validation": (str(pictures / "2.png"),)}, model={"prompt": "x"})
+    made = config(
+        loss=loss,
+        run=run,
+        data={"validation": (str(pictures / "2.png"),)},
+        model={"prompt": "x"},
+        optim={"ema_decay": 0.9},
+    )
     made = replace(made, data=replace(made.data, sources=(str(pictures / "0.png"),)))
     train(made)
     out = Path(made.run.out)
@@ -48,6 +56,13 @@ def test_a_run_reports_what_its_loss_does_not_say(config, tmp_path, pictures):
     shown = psnr_y(*(torch.stack(part[0].split(64, dim=1)) for part in (sr, hq))).mean().item()
     assert abs(found["validation/psnr"][-1][1] - shown) < 0.05  # the sheet is rounded to 8 bit
     assert {"validation/ssim", "validation/gradient"} <= found.keys()
+    assert found["critic/loss"] == found["loss/critic"]  # entries of one step each
+    assert len(found["validation/step to average"]) == 2  # after the first step and the last
+
+
+def test_the_step_is_compared_with_the_average_in_pictures(batch):
+    as_it_is = SimpleNamespace(restored=lambda: (None, batch[0], None))
+    assert Validation.agreement(as_it_is, batch[1]) == pytest.approx(psnr_y(*batch).mean().item())
 
 
 def test_sums_and_counts_become_means():

@@ -74,6 +74,7 @@ def test_the_archive_holds_what_is_used_and_no_more(copy):
     archive = copy / "node.zip"
     names = zipfile.ZipFile(archive).namelist()
     assert {name.split("/")[0] for name in names} == SHIPPED
+    assert not [name for name in names if name.startswith(("train/small_problem", "train/configs/small"))]
     assert any(re.fullmatch(r"osediff_core/demo/.*\.safetensors", name) for name in names)
     assert archive.stat().st_size < MOST_MEGABYTES * 10**6
 
