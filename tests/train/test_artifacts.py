@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from osediff_core.resize import resize_bicubic
 from train.evaluation import artifacts
-from train.evaluation.artifacts import colour_drift, noise_on_flat, shift, tile_borders
+from train.evaluation.artifacts import colour_drift, displacement, noise_on_flat, shift, tile_borders
 from train.metrics import gaussian_blur
 
 
@@ -35,6 +35,7 @@ def moved(picture, down, right):
 @pytest.mark.parametrize("move", [(0.5, 0.0), (0.0, -0.5), (0.25, 0.75), (-3.5, 2.0), (20.0, -9.3)])
 def test_a_planted_shift_is_measured(move):
     lq = smooth(120, 96)
+    assert displacement(moved(lq, *move), lq).tolist() == pytest.approx(move, abs=0.03)
     assert shift(moved(lq, *move), lq).item() == pytest.approx(math.hypot(*move), abs=0.03)
 
 

@@ -88,10 +88,12 @@ def tone_errors(sr: Tensor, lq: Tensor) -> Tensor:
 
 
 def shift(sr: Tensor, lq: Tensor) -> Tensor:
-    """How far SR lies beside LQ of the same size, pixels: the peak of the phase correlation of luma.
+    """How far SR lies beside LQ of the same size, pixels; pictures without any structure have no value."""
+    return displacement(sr, lq).norm()
 
-    Pictures without any structure have no value.
-    """
+
+def displacement(sr: Tensor, lq: Tensor) -> Tensor:
+    """How far SR lies below and right of LQ, (2,), pixels: the peak of the phase correlation of luma."""
     ours, theirs = (luma(image.double())[0, 0] for image in (sr, lq))  # (H, W) each
     waves = [torch.fft.fftfreq(side, dtype=torch.float64) for side in ours.shape]
     found = ours.new_zeros(2)
@@ -99,7 +101,7 @@ def shift(sr: Tensor, lq: Tensor) -> Tensor:
         turn = waves[0][:, None] * found[0] + waves[1] * found[1]
         back = torch.fft.ifft2(torch.fft.fft2(ours) * _turned(turn)).real
         found = found + _peak(back, theirs, waves)
-    return found.norm()
+    return found
 
 
 def _peak(a: Tensor, b: Tensor, waves: Sequence[Tensor]) -> Tensor:
