@@ -96,7 +96,7 @@ def unclaimed(text: str, quotes: list[str]) -> list[str]:
 
 
 def places(text: str, quote: str) -> list[tuple[int, int]]:
-    """Where a quote stands in a page, whatever its lines are broken at; of a table the first row stands for all."""
+    """Where a quote stands in a page, whatever its lines are broken at; a table stands by its first row."""
     pattern = r"\s+".join(map(re.escape, quote.split()))
     if quote.startswith("|"):
         pattern += r"(?:\n\|[^\n]*)+"

@@ -18,12 +18,11 @@ from osediff_core.commands.console import show
 from osediff_core.device.huge_pages import ask_for_huge_pages
 from osediff_core.errors import OSEDiffError
 from osediff_core.report.page import check_page, write_report
-from osediff_core.text_files import read_text
-from osediff_core.whole_files import write_whole
 
 from .console import refuse, start_console
 from .evaluation.comparison import ComparisonConfig, compare, remedies, report
 from .evaluation.looking import comparison_report
+from .pages import write_parts
 from .tables import read_config
 
 COMMAND = "train.benchmark"
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         cells = compare(config)
         text = report(config, cells)
         if args.doc is not None:
-            write_whole(args.doc, inserted(args.doc, text, COMMAND).encode())
+            write_parts(args.doc, {COMMAND: text})
         if args.report is not None:
             write_report(args.report, comparison_report(config, cells))
         show("\n\n".join(filter(None, [text, remedies(config, cells)])))
@@ -65,27 +64,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # what was restored and measured is kept
         return 130
     return 0
-
-
-def inserted(page: Path, text: str, command: str) -> str:
-    """The page with the tables in place of those of an earlier run, or at its end; a new page has a title.
-
-    Comments that name the command stand around them, so that the next run replaces them and nothing else.
-    """
-    begin, end = f"<!-- python -m {command}: begin -->", f"<!-- python -m {command}: end -->"
-    try:
-        old = read_text(page)
-    except FileNotFoundError:
-        old = f"# {page.stem.capitalize()}\n"
-    except (OSError, UnicodeDecodeError) as error:
-        raise OSEDiffError(f"{page} cannot be read as text: {error}; name a Markdown page") from error
-    before, begun, rest = old.partition(begin)
-    _, ended, after = rest.partition(end)
-    if begun and not ended:
-        raise OSEDiffError(f"{page} has {begin} without {end} below it: put it back, or remove both")
-    if not begun:
-        before, after = f"{old.rstrip()}\n\n", "\n"
-    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 if __name__ == "__main__":

@@ -24,9 +24,7 @@ from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import read_image, write_image
 from osediff_core.resize import resize_bicubic
-from osediff_core.whole_files import write_whole
 
-from .benchmark import inserted
 from .console import refuse, start_console
 from .demo_evaluation import (
     SCALE,
@@ -39,6 +37,7 @@ from .demo_evaluation import (
     vae_round_trip,
 )
 from .heldout import heldout_crops
+from .pages import write_parts
 
 COMMAND = "train.demo_page"
 SEEDS = (1000, 2000, 3000, 4000)
@@ -160,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
             base = OSEDiff.from_pretrained(DEMO_BASE, device="cpu", dtype="float32")
             text = tables(heldout_crops(), base, demo, SEEDS)
             if args.doc is not None:
-                write_whole(args.doc, inserted(args.doc, text, COMMAND).encode())
+                write_parts(args.doc, {COMMAND: text})
             show(text)
     except OSEDiffError as error:
         return refuse(error)

@@ -62,7 +62,9 @@ def test_all_rows_are_there(micro, monkeypatch, tmp_path, capsys):
 
 def test_the_page_has_the_part_that_the_command_writes():
     text = (DOCS / "demo.md").read_text(encoding="utf-8")
-    part = text.partition("<!-- python -m train.demo_page: begin -->")[2].partition("<!-- python")[0]
+    part = text.partition("<!-- train.demo_page: written by a program -->")[2].partition(
+        "<!-- train.demo_page"
+    )[0]
     assert "| **OSEDiff** (the bundled demo) |" in part
     assert demo_page.OTHER_DRAWS in part
 
