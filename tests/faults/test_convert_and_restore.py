@@ -221,6 +221,7 @@ def killed_and_then_not(folder, work, draw):
     assert files(folder) == wanted
 
 
+@pytest.mark.slow
 def test_a_killed_export(folder):
     killed_and_then_not(folder, "comfyui", random.Random(0))
 

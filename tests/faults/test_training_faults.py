@@ -119,6 +119,7 @@ def test_validation_pictures_and_halves_of_pairs_are_pictures_too(begun, tmp_pat
     assert "validation pictures (1 added, for example y.png)" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_state_that_lists_no_pictures_goes_by_their_place(begun, begun_once):
     path = newest_state(Path(begun.run.out))
     state = read_state(path)

@@ -220,6 +220,7 @@ def test_a_base_that_predicts_velocity_is_refused(config, micro, tmp_path):
     assert not Path(config.run.out).exists(), "nothing is left behind that the next try would trip over"
 
 
+@pytest.mark.slow
 def test_bf16_and_channels_last_train(config):
     run = config(run={"mixed_precision": "bf16", "channels_last": True}, optim=FAST)
     tensors = all_tensors(read_checkpoint(train(run)))
@@ -227,6 +228,7 @@ def test_bf16_and_channels_last_train(config):
     assert tensors["vae.quant_conv.lora_B.weight"].abs().max() > 0
 
 
+@pytest.mark.slow
 def test_merged_adapters_and_the_logarithm_reach_the_loop(config):
     plain = all_tensors(read_checkpoint(train(config(run={"steps": 1}, optim=FAST))))
     run = {"steps": 1, "merge_adapters": True, "overwrite": True}

@@ -48,6 +48,7 @@ def test_the_comparison_sees_another_step(page, demo, monkeypatch):
     assert (page.restore(demo, lq) - restore(demo, lq)).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_it_runs_as_its_first_line_says(tmp_path):
     Image.fromarray(picture(20, 16)[0].permute(1, 2, 0).numpy()).save(tmp_path / "in.png")
     command = [sys.executable, str(PAGE), str(tmp_path / "in.png"), str(tmp_path / "out.png")]
