@@ -26,23 +26,27 @@ PARAMETERS = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}  # of a parametric curve, by its kin
 def converter(profile: bytes) -> Callable[[np.ndarray], np.ndarray] | None:
     """Return what converts float32 (H, W, 1 or 3) in [0, 1] to sRGB by a profile; None for other kinds."""
     try:
-        tags = _tags(profile)
-        space, connection = profile[16:20], profile[20:24]
-        if (
-            b"A2B0" in tags
-            or connection not in (b"XYZ ", b"Lab ")
-            or (space, connection) == (b"RGB ", b"Lab ")
-        ):
-            return None
-        if space == b"GRAY":
-            return _by(np.eye(1), [_curve(tags[b"kTRC"])])
-        if space != b"RGB ":
-            return None
-        colorants = np.array([_numbers(tags[kind], 8, 3) for kind in (b"rXYZ", b"gXYZ", b"bXYZ")]).T
-        curves = [_curve(tags[kind]) for kind in (b"rTRC", b"gTRC", b"bTRC")]
-        return _by(np.linalg.inv(SRGB_TO_XYZ) @ colorants, curves)
+        with np.errstate(all="ignore"):
+            convert = _converter(profile)
+            ramp = np.linspace(0, 1, 1024, dtype=np.float32)[:, None, None]
+            good = convert is not None and np.isfinite(convert(ramp)).all()
     except (LookupError, ValueError, struct.error):
         return None
+    return convert if good else None
+
+
+def _converter(profile: bytes) -> Callable[[np.ndarray], np.ndarray] | None:
+    tags = _tags(profile)
+    space, connection = profile[16:20], profile[20:24]
+    if b"A2B0" in tags:
+        return None
+    if space == b"GRAY" and connection in (b"XYZ ", b"Lab "):
+        return _by(np.eye(1), [_curve(tags[b"kTRC"])])
+    if space != b"RGB " or connection != b"XYZ ":
+        return None
+    colorants = np.array([_numbers(tags[kind], 8, 3) for kind in (b"rXYZ", b"gXYZ", b"bXYZ")]).T
+    curves = [_curve(tags[kind]) for kind in (b"rTRC", b"gTRC", b"bTRC")]
+    return _by(np.linalg.inv(SRGB_TO_XYZ) @ colorants, curves)
 
 
 def _by(matrix: np.ndarray, curves: list[Curve]) -> Callable[[np.ndarray], np.ndarray]:
@@ -50,8 +54,12 @@ def _by(matrix: np.ndarray, curves: list[Curve]) -> Callable[[np.ndarray], np.nd
         out = np.empty(values.shape, np.float32)
         for row in range(0, len(values), ROWS):
             part = values[row : row + ROWS]
-            light = np.stack([curve(part[..., i]) for i, curve in enumerate(curves)], -1) @ matrix.T
-            out[row : row + ROWS] = encode_srgb(light.clip(0, 1))
+            channels = [
+                part[..., i % part.shape[-1]] for i in range(len(curves))
+            ]  # grey may be of three curves
+            light = np.stack([curve(x) for curve, x in zip(curves, channels, strict=True)], -1) @ matrix.T
+            srgb = encode_srgb(light.clip(0, 1))
+            out[row : row + ROWS] = srgb.mean(-1, keepdims=True) if part.shape[-1] == 1 else srgb
         return out
 
     return convert

@@ -227,5 +227,23 @@ def test_16_bits_of_another_space_are_read_in_full(tmp_path):
 @pytest.mark.parametrize("cut", [0, 50, 130, 200, 400])
 def test_a_profile_that_is_no_such_one_is_left_to_lcms(cut):
     assert converter(with_curve(gamma(2.2))[:cut]) is None
+    for curve in (
+        parametric(1, 2.0, 0.0, 0.5),
+        parametric(0, -3.0),
+        parametric(9, 1.0),
+        table([])[:8] + b"\xff" * 4,
+    ):
+        convert = converter(with_curve(curve))
+        assert convert is None or np.isfinite(convert(np.linspace(0, 1, 90).reshape(30, 3, 1))).all()
     tables = profile(b"prtr", b"RGB ", b"Lab ", {b"A2B0": bytes(100)})
     assert converter(tables) is None
+
+
+def test_grey_with_a_profile_of_colours_is_read_in_full_and_stays_grey(tmp_path):
+    values = np.linspace(0, 65535, 40 * 50).astype(np.uint16).reshape(40, 50)
+    Image.fromarray(values).save(tmp_path / "a.png", icc_profile=with_curve(gamma(1.8)))
+    found, eight = read_image(tmp_path / "a.png", full=True), read_image(tmp_path / "a.png")
+    assert found.grey
+    assert found.rgb.is_floating_point()
+    assert (found.rgb * 255 - eight.rgb.float()).abs()[..., 5:, :].max() < 1.6
+    assert len(found.rgb.unique()) > 1500
