@@ -66,12 +66,12 @@ class Encoding:
         levels = np.arange(np.iinfo(values.dtype).max + 1) / np.iinfo(values.dtype).max
         light = _from_srgb(levels) if self.gamma is None else levels**self.gamma
         if self.primaries == SRGB_PRIMARIES:
-            return _stored(_to_srgb(light), full)[values]
+            return _stored(encode_srgb(light), full)[values]
         matrix = np.linalg.inv(_to_xyz(SRGB_PRIMARIES)) @ _to_xyz(self.primaries)
         out = np.empty(values.shape, np.float32 if full else np.uint8)
         for row in range(0, len(values), ROWS):
             linear = light[values[row : row + ROWS]] @ matrix.T
-            out[row : row + ROWS] = _stored(_to_srgb(linear.clip(0, 1)), full)
+            out[row : row + ROWS] = _stored(encode_srgb(linear.clip(0, 1)), full)
         return out
 
 
@@ -134,5 +134,6 @@ def _from_srgb(levels: np.ndarray) -> np.ndarray:
     return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
 
 
-def _to_srgb(light: np.ndarray) -> np.ndarray:
+def encode_srgb(light: np.ndarray) -> np.ndarray:
+    """Return the numbers in [0, 1] that sRGB has for linear light in [0, 1], of any shape."""
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)

@@ -30,6 +30,7 @@ from .encodings import ADOBE_GAMMA, ADOBE_PRIMARIES, Encoding
 from .exif import TURNS, read_exif, resized_exif, upright, with_tags
 from .files import check_target, format_of
 from .formats import open_picture
+from .matrix_profile import converter
 from .opened import Opened, true_notes
 from .pixels import split_alpha, srgb_profile, to_8bit, to_srgb
 
@@ -50,7 +51,7 @@ class Picture:
     that is still true of a restored picture, or None. mode: how the file held its colours, in Pillow's words
     ("L" is grey). grey: whether it held one channel, and greys alone; those of rgb are equal then. notes:
     what else the file said that is still true. deep: whether the file holds more than 8 bits of a sample and
-    was read in full; rgb is uint8 all the same where a profile moved its colours, which is done in 8 bits.
+    was read in full; rgb is uint8 all the same where a profile of tables moved its colours, in 8 bits.
     """
 
     rgb: Tensor
@@ -134,13 +135,15 @@ def _to_picture(opened: Opened, name: str, full: bool = False) -> Picture:
     eight = to_8bit(colour, name)
     srgb = to_srgb(eight, meaning, name)
     deep = full and opened.full is not None
-    kept = deep and (not meaning or np.array_equal(np.asarray(eight.convert("RGB")), np.asarray(srgb)))
+    moved = bool(meaning) and not np.array_equal(np.asarray(eight.convert("RGB")), np.asarray(srgb))
+    convert = converter(opened.profile) if moved and opened.profile else None
     if image.mode in GREY_MODES:  # a profile may move one channel a level beside the others
         srgb = srgb.convert("L").convert("RGB")
     rgb, mask = _to_tensor(srgb), None if alpha is None else _to_tensor(alpha)
     is_one = image.mode in (*GREY_MODES, "P", "PA") and bool(is_grey(rgb))
-    if kept and opened.full is not None:
-        rgb = _upright_in_full(opened.full(), orientation)
+    if deep and opened.full is not None and (convert is not None or not moved):
+        values = opened.full() if convert is None else convert(opened.full())
+        rgb = _upright_in_full(values, orientation)
     rgb = rgb if mask is None else fill_hidden(rgb, mask)
     return Picture(rgb, mask, photo.kept, image.mode, is_one, notes, deep)
 

@@ -19,9 +19,11 @@ from ..base.network import empty_network
 from ..base.single_file import single_file_parts
 from ..errors import OSEDiffError
 from ..lora import A, B, check_fit, lora_delta
+from ..pictures.results import made
 from ..prompts.ram import HEAD, SWIN
 from ..prompts.tagger_file import FORMAT as TAGGER_FORMAT
 from ..prompts.tagger_file import read_tagger
+from ..text_files import parse_json
 from ..weights.checkpoint import Checkpoint, layout_of, read_checkpoint
 from ..weights.recognise import SD2, name_of, name_of_config
 from ..weights.tensorfile import TensorFile
@@ -55,6 +57,8 @@ def describe(path: str | Path, base: str | Path | None = None) -> Description:
     place = locate(path)
     if place.is_dir():
         return _folder(place)
+    if (note := made(place)) is not None:
+        return _result(note)
     file = TensorFile(place)
     kind = file.metadata.get("format", "")
     layout = layout_of(file)
@@ -67,6 +71,17 @@ def describe(path: str | Path, base: str | Path | None = None) -> Description:
     kind, use = _foreign(file)
     facts = {"used by": use} if use else {"keys": _first_keys(file)}
     return Description(kind, facts | _storage(file))
+
+
+def _result(note: str) -> Description:
+    """Tell how a picture was made, by what it says of itself."""
+    try:
+        content = parse_json(note)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        return Description("a picture that another program has made of one", {"by": note})
+    return Description("a restored picture", {str(name): str(value) for name, value in content.items()})
 
 
 # ---- checkpoints --------------------------------------------------------------------------------

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
+from osediff_core.pictures.deep import encode_png
 from osediff_core.pictures.images import read_image
+from osediff_core.pictures.matrix_profile import converter
 from osediff_core.pictures.pixels import srgb_profile
 
 D50 = (0.9642, 1.0, 0.8249)
@@ -150,3 +153,97 @@ def test_a_profile_of_no_use_is_a_warning(tmp_path, icc, caplog):
 def test_lab_is_converted(tmp_path):
     got = read_one(tmp_path, Image.new("LAB", (4, 4), (255, 128, 128)))
     assert min(got) >= 254
+
+
+def parametric(kind, *numbers):
+    return b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + fixed(numbers)
+
+
+def table(values):
+    return b"curv\0\0\0\0" + struct.pack(f">I{len(values)}H", len(values), *values)
+
+
+CURVES = {
+    "linear": b"curv\0\0\0\0\0\0\0\0",
+    "gamma": gamma(1.8),
+    "table": table([round(65535 * (i / 63) ** 2) for i in range(64)]),
+    "0": parametric(0, 2.2),
+    "1": parametric(1, 2.4, 1.1, -0.1),
+    "2": parametric(2, 2.0, 1.0, -0.1, 0.19),
+    "3": parametric(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045),
+    "4": parametric(4, 2.0, 0.9, 0.1, 0.1, 0.05, 0.0, 0.01),
+}
+
+
+def with_curve(curve, space=b"RGB "):
+    names = [b"k"] if space == b"GRAY" else [b"r", b"g", b"b"]
+    tags = {name + b"TRC": curve for name in names}
+    if space == b"RGB ":
+        tags |= {name + b"XYZ": xyz(column) for name, column in zip(names, WIDE, strict=True)}
+    return profile(b"mntr", space, b"XYZ ", tags)
+
+
+def by_lcms(content, pixels):
+    """What Pillow's lcms makes of uint8 pixels, as files are read."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(content))
+    image = Image.fromarray(pixels)
+    as_it_is = 0x0100  # cmsFLAGS_NOOPTIMIZE: no table in place of curves
+    relative = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    srgb = ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(source, srgb, image.mode, "RGB", relative, flags=as_it_is)
+    return np.asarray(ImageCms.applyTransform(image, transform)).astype(float)
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("space", [b"RGB ", b"GRAY"])
+def test_a_matrix_profile_in_full_is_lcms_within_its_rounding(name, space):
+    content = with_curve(CURVES[name], space)
+    steps = np.arange(0, 256, 5, dtype=np.uint8)
+    pixels = steps[:, None] if space == b"GRAY" else np.stack(np.meshgrid(steps, steps), -1)[..., [0, 1, 1]]
+    convert = converter(content)
+    values = (pixels if pixels.ndim == 3 else pixels[..., None]) / np.float32(255)
+    wanted = by_lcms(content, np.ascontiguousarray(pixels))
+    assert np.abs(convert(values) * 255 - wanted).max() <= 1.5
+
+
+def test_16_bits_of_another_space_are_read_in_full(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (40, 50, 3)).astype(np.uint16)
+
+    def encode(image):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", icc_profile=with_curve(gamma(2.2)))
+        return buffer.getvalue()
+
+    (tmp_path / "a.png").write_bytes(encode_png(values, encode))
+    found, eight = read_image(tmp_path / "a.png", full=True), read_image(tmp_path / "a.png")
+    assert found.rgb.is_floating_point()
+    difference = (found.rgb * 255 - eight.rgb.float()).abs()
+    # The other one was rounded before it was converted, which shows where the curve of sRGB is steep.
+    assert difference.quantile(0.95) < 1.5
+    assert difference.mean() < 0.5
+    assert len(found.rgb.unique()) > 3000
+
+
+@pytest.mark.parametrize("cut", [0, 50, 130, 200, 400])
+def test_a_profile_that_is_no_such_one_is_left_to_lcms(cut):
+    assert converter(with_curve(gamma(2.2))[:cut]) is None
+    for curve in (
+        parametric(1, 2.0, 0.0, 0.5),
+        parametric(0, -3.0),
+        parametric(9, 1.0),
+        table([])[:8] + b"\xff" * 4,
+    ):
+        convert = converter(with_curve(curve))
+        assert convert is None or np.isfinite(convert(np.linspace(0, 1, 90).reshape(30, 3, 1))).all()
+    tables = profile(b"prtr", b"RGB ", b"Lab ", {b"A2B0": bytes(100)})
+    assert converter(tables) is None
+
+
+def test_grey_with_a_profile_of_colours_is_read_in_full_and_stays_grey(tmp_path):
+    values = np.linspace(0, 65535, 40 * 50).astype(np.uint16).reshape(40, 50)
+    Image.fromarray(values).save(tmp_path / "a.png", icc_profile=with_curve(gamma(1.8)))
+    found, eight = read_image(tmp_path / "a.png", full=True), read_image(tmp_path / "a.png")
+    assert found.grey
+    assert found.rgb.is_floating_point()
+    assert (found.rgb * 255 - eight.rgb.float()).abs()[..., 5:, :].max() < 1.6
+    assert len(found.rgb.unique()) > 1500

@@ -12,6 +12,7 @@ from PIL import Image
 
 from osediff_core.commands.cli import main
 from osediff_core.pictures.results import made
+from osediff_core.tools.describe import describe
 
 ONE = ("--scale", "1")
 
@@ -124,6 +125,9 @@ def test_a_result_says_how_it_was_made(osediff, picture, tmp_path, ending):
         return
     told = json.loads(note)
     assert told["program"].startswith("osediff ")
+    shown = describe(tmp_path / f"b.{ending}")
+    assert shown.kind == "a restored picture"
+    assert shown.facts["prompt"] == "ein schöner Hund"
     assert (told["size"], told["color"], told["detail"]) == ("scale 1", "adain", 0.5)
     assert told["prompt"] == "ein schöner Hund"
     assert len(told["base"]) == len(told["weights"]) == 16
