@@ -111,6 +111,8 @@ class _Stderr(logging.Handler):
     """What the core says while it works, between the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is None:  # closed by who started us, or a program of Windows without a console
+            return
         line = f"osediff: {printable(record.getMessage())}"
         bars = sys.modules.get("tqdm")  # where nobody has imported it, there are none
         if bars is None:
@@ -134,6 +136,8 @@ def show_bytes(content: bytes) -> None:
 
 
 def _write(write: Callable[[], object]) -> None:
+    if sys.stdout is None:
+        raise OSEDiffError("stdout is closed: name a file, or start this with an open one")
     try:
         write()
         sys.stdout.flush()

@@ -17,6 +17,7 @@ from .console import version
 
 PROGRAM = "program"  # what a note calls the version, which by itself makes no difference
 LONGEST_VALUE = 60  # letters of a setting in a sentence
+LONGEST_DIFFERENCE = 600  # letters of all that is different: a file may note anything
 
 
 def notes_of(args: argparse.Namespace) -> Callable[[], Mapping[str, object]]:
@@ -65,7 +66,7 @@ def comparison(size: Size, settings: Callable[[], Mapping[str, object]]) -> Call
     def compare(job: Job) -> str:
         note = _read(made(job.target))
         words = [] if note is None else _differences(note, settings())
-        return "; ".join(words) or _other_size(job, size)
+        return shortened("; ".join(words), LONGEST_DIFFERENCE) or _other_size(job, size)
 
     return compare
 

@@ -15,6 +15,7 @@ from ..errors import OSEDiffError
 from ..pictures.naming import SAME, check_template
 from ..sizes import COVER, DEFAULT_SCALE, FIT, FOUR_TIMES, LONG_SIDE, MEGAPIXELS, SCALE, Size
 from .console import Parser, version
+from .pipes import PIPE
 
 FORMATS = ("png", "jpg", "webp", "tif", "bmp", SAME)
 OVERWRITE, ALL, CHANGED = "--overwrite", "all", "changed"
@@ -48,6 +49,10 @@ def parse_restore(argv: Sequence[str], commands: Mapping[str, str]) -> argparse.
         parser.error(
             f"expected IN and OUT, got {' '.join(args.places)}: for {MANY}, name a folder of results by --to"
         )
+    if args.to == PIPE:
+        parser.error("--to names a folder, and - is stdout, for one picture: osediff IN -")
+    if "" in (*args.places, args.to):
+        parser.error("the name of a file or folder is empty (. is the folder here)")
     places = vars(args).pop("places")
     args.sources, args.target = (places[:1], places[1]) if args.to is None else (places, args.to)
     return args

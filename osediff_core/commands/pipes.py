@@ -26,8 +26,9 @@ def piped(sources: Sequence[str], target: str, suffix: str) -> Iterator[tuple[li
     with TemporaryDirectory(prefix="osediff-") as folder:
         given, result = Path(folder) / "stdin", Path(folder) / f"stdout{suffix}"
         if PIPE in sources:
-            if sys.stdin.isatty():
-                raise OSEDiffError("- is stdin, which is a terminal here: pipe a picture in, or name a file")
+            if sys.stdin is None or sys.stdin.isatty():  # None: closed by who started us
+                kind = "closed" if sys.stdin is None else "a terminal"
+                raise OSEDiffError(f"- is stdin, which is {kind} here: pipe a picture in, or name a file")
             given.write_bytes(sys.stdin.buffer.read())
         yield [str(given) if s == PIPE else s for s in sources], str(result) if target == PIPE else target
         if result.exists():

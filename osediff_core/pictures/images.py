@@ -32,7 +32,7 @@ from .files import check_target, format_of
 from .formats import open_picture
 from .matrix_profile import converter
 from .opened import Opened, true_notes
-from .pixels import split_alpha, srgb_profile, to_8bit, to_srgb
+from .pixels import in_full, split_alpha, srgb_profile, to_8bit, to_srgb
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +81,26 @@ def decode_image(content: bytes, name: str) -> Picture:
 
 
 def from_pillow(image: Image.Image) -> Picture:
-    """Take a picture that Pillow has opened, as `read_image` takes a file."""
+    """Take a picture that Pillow has opened, as `read_image` takes a file; one of 16 bits (grey) in full."""
     name = Path(getattr(image, "filename", "") or "the picture")
-    return _guarded(
-        lambda: _to_picture(Opened(image, image.info.get("icc_profile"), exif=image.getexif), name.name), name
-    )
+    full = partial(_grey_in_full, image, name.name) if image.mode.startswith("I;16") else None
+    opened = Opened(image, image.info.get("icc_profile"), exif=image.getexif, full=full)
+    return _guarded(lambda: _to_picture(opened, name.name, full is not None), name)
 
 
-def to_pillow(sr: Tensor, alpha: Tensor | None = None, *, grey: bool = False) -> Image.Image:
-    """Return a restored picture as `write_image` writes it to a PNG: sRGB, 8 bit, one channel if grey."""
+def _grey_in_full(image: Image.Image, name: str) -> np.ndarray:
+    return in_full(np.asarray(image)[..., None], name)  # (H, W, 1)
+
+
+def to_pillow(
+    sr: Tensor, alpha: Tensor | None = None, *, grey: bool = False, deep: bool = False
+) -> Image.Image:
+    """Return a restored picture as `write_image` writes it to a PNG: sRGB, one channel if grey.
+
+    It has 8 bits; deep: 16 where Pillow can hold them, which is grey without alpha.
+    """
+    if deep and grey and alpha is None:
+        return Image.fromarray(_in_16_bits(sr[:, :1], None)[..., 0])
     return _to_image(sr[:, :1] if grey else sr, alpha, Path("the picture.png"))
 
 

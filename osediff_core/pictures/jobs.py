@@ -259,7 +259,7 @@ def _targets(
                 if not number:
                     raise OSEDiffError(
                         f"{path} and another picture would both become {target / name}; tell them apart by "
-                        '--name, as in --name "{folder}_{stem}"'
+                        '--name, as in --name "{folder}_{stem}", or restore them into two folders'
                     )
                 times += 1
                 name = first.with_name(f"{first.stem}_{times}{first.suffix}")

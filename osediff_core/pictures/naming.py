@@ -19,8 +19,8 @@ FIELDS = ("stem", "ext", "folder", "scale", "detail", "color")
 class Naming:
     """How a result is named after its picture.
 
-    suffix: ".png", SAME, or None for PNG. template: the name without its ending, as for str.format, with
-    {stem}, {ext} and {folder} of the picture and what `settings` says of the rest of FIELDS.
+    suffix: ".png", SAME, or None for PNG. template: the name without its ending, with {stem}, {ext}
+    and {folder} of the picture and what `settings` says of the rest of FIELDS; see `check_template`.
     """
 
     suffix: str | None = None
@@ -45,15 +45,21 @@ PLAIN = Naming()
 def check_template(template: str) -> None:
     """Raise OSEDiffError unless names can be made by a template: of known fields, and in no other folder."""
     try:
-        parts = list(Formatter().parse(template))
-        unknown = [name for _, name, *_ in parts if name is not None and name not in FIELDS]
-        made = "" if unknown else template.format(**dict.fromkeys(FIELDS, "x"))
+        parts = [(name, spec, conversion) for _, name, spec, conversion in Formatter().parse(template)]
     except ValueError as error:
         raise OSEDiffError(f"{template} is no template of a name: {error}") from error
+    # With a format behind it ({stem:>99999}), a field may be of any length, and hold further fields.
+    unknown = [
+        name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+        for name, spec, conversion in parts
+        if name is not None and (name not in FIELDS or spec or conversion)
+    ]
     if unknown:
         fields = ", ".join(f"{{{name}}}" for name in FIELDS)
         raise OSEDiffError(f"a name is made of {fields}; {{{unknown[0]}}} is none of them")
-    if not made.strip(". ") or made.startswith(".") or any(letter in made for letter in '/\\:*?"<>|\0'):
+    made = template.format(**dict.fromkeys(FIELDS, "x"))
+    odd = any(letter in '/\\:*?"<>|' or letter < " " for letter in made)
+    if not made.strip(". ") or made.startswith(".") or odd:
         raise OSEDiffError(
             f"{template} makes no name of a file: leave out the folder, and letters like * and :"
         )

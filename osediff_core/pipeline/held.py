@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,14 @@ DEEPEST = 65535  # levels of uint16
 
 
 def restore_held(restore: Restore, picture: object, to: str | Path | None, options: dict[str, Any]) -> object:
-    """Return a picture restored, as what it came as: the same class, mode, layout and type of numbers.
+    """Return a picture restored, as what it came as: the same class, layout and type of numbers.
 
-    restore: of tensors, which gets `options`. to: where the result of a path goes, which is given back; None:
-    beside it, NAME_restored.png, if there is no such file. Raises OSEDiffError for what is no picture.
+    Pillow's comes back as grey (L, of 16 bits I;16) or RGB, and with its alpha (LA, RGBA). restore: of
+    tensors, which gets `options`. to: where the result of a path goes, which is given back; None: beside it,
+    NAME_restored.png, if there is no such file. Raises OSEDiffError for what is no picture.
     """
     if isinstance(picture, str | Path):
         return _restore_file(restore, picture, to, options)
-    if to is not None:
-        raise OSEDiffError(
-            "`to` is where the result of a path goes; this picture is in memory, as its result is"
-        )
     if isinstance(picture, np.ndarray):
         return _restore_array(restore, picture, options)
     if not isinstance(picture, Image):
@@ -40,13 +38,16 @@ def restore_held(restore: Restore, picture: object, to: str | Path | None, optio
             f"a picture is a tensor, an array, Pillow's, or a path, got {type(picture).__name__}: convert it"
         )
     held = from_pillow(picture)
-    sr, alpha = _restore_with_alpha(restore, held.rgb, held.alpha, options | {"dtype": torch.uint8})
-    return to_pillow(sr, alpha, grey=held.grey)
+    dtype = torch.float32 if held.deep else torch.uint8
+    sr, alpha = _restore_with_alpha(restore, held.rgb, held.alpha, options | {"dtype": dtype})
+    return to_pillow(sr, alpha, grey=held.grey, deep=held.deep)
 
 
 def _restore_file(
     restore: Restore, source: str | Path, to: str | Path | None, options: dict[str, Any]
 ) -> str | Path:
+    if not os.path.isfile(source):
+        raise OSEDiffError(f"there is no picture file {str(source)!r}: name one")
     target = Path(source).with_name(f"{Path(source).stem}_restored.png") if to is None else Path(to)
     if to is None and target.exists():
         raise OSEDiffError(f"{target} exists; name a file by `to`, or take it away first")
@@ -68,11 +69,11 @@ def _restore_array(restore: Restore, array: np.ndarray, options: dict[str, Any])
             f"an array is (H, W), (H, W, C) or (B, H, W, C) of 1 to 4 channels, got {array.shape}: channels "
             "come last here, and first in tensors"
         )
-    if array.dtype not in (np.uint8, np.uint16) and array.dtype.kind != "f":
+    deep = array.dtype.newbyteorder("=") == np.uint16  # in either order of bytes
+    if array.dtype != np.uint8 and not deep and array.dtype.kind != "f":
         raise OSEDiffError(
             f"an array is uint8, uint16, or float in [0, 1], got {array.dtype}: convert it first"
         )
-    deep = array.dtype == np.uint16
     values = shaped.astype(np.float32) / DEEPEST if deep else shaped
     values = values.astype(np.float32) if values.dtype.kind == "f" else values
     x = torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))  # (B, C, H, W)
@@ -84,7 +85,7 @@ def _restore_array(restore: Restore, array: np.ndarray, options: dict[str, Any])
     )
     out = torch.cat([sr[:, :colours], *([] if alpha is None else [alpha.to(sr.device)])], 1)
     result = out.permute(0, 2, 3, 1).cpu().numpy()  # (B, H', W', C)
-    result = np.rint(result * DEEPEST).astype(np.uint16) if deep else result.astype(array.dtype)
+    result = (np.rint(result * DEEPEST) if deep else result).astype(array.dtype)
     return result[0, ..., 0] if array.ndim == 2 else result[0] if array.ndim == 3 else result
 
 

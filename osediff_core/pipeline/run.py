@@ -81,6 +81,10 @@ def restore(
     check_method(color)
     check_detail(detail)
     cut = {"scale": scale, "middle": middle, "tile": tile, "overlap": overlap, "vae": vae, "spill": spill}
+    if to is not None and not isinstance(lq, str | Path):
+        raise OSEDiffError(
+            "`to` is where the result of a path goes; this picture is in memory, as its result is"
+        )
     if not isinstance(lq, Tensor):
         from .held import restore_held
 

@@ -12,7 +12,7 @@ import pytest
 
 from osediff_core.commands.cli import main
 from osediff_core.commands.console import messages, note, say, show
-from osediff_core.errors import printable
+from osediff_core.errors import OSEDiffError, printable
 from train.console import OneLine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,3 +97,12 @@ def test_any_console_takes_any_name(tmp_path, encoding, program):
     assert done.returncode == {"osediff_core": 0, "train": 2}[program]
     assert r"\u6743" in said
     assert "Traceback" not in said
+
+
+def test_streams_that_are_closed_are_no_defect(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # as `osediff ... 2>&-`
+    with messages(quiet=False):
+        say("nobody hears it")
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OSEDiffError, match="stdout is closed"):
+        show("nobody sees it")

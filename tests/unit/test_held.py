@@ -91,3 +91,25 @@ def test_mistakes(model):
     ):
         with pytest.raises(OSEDiffError, match=words):
             same(model, wrong)
+
+
+def test_sixteen_bits_of_pillow_and_of_either_order_of_bytes(model):
+    deep = PIXELS[..., 0].astype(np.uint16) * 257
+    wanted = same(model, deep)
+    found = same(model, Image.fromarray(deep))
+    assert found.mode == "I;16"
+    assert np.array_equal(np.asarray(found), wanted)
+    swapped = same(model, deep.astype(">u2"))
+    assert swapped.dtype == ">u2"
+    assert np.array_equal(swapped, wanted)
+
+
+@pytest.mark.parametrize("path", ["", ".", "none.png", Path()])
+def test_what_is_no_file_is_told(model, path):
+    with pytest.raises(OSEDiffError, match="there is no picture file"):
+        same(model, path)
+
+
+def test_a_tensor_goes_nowhere(model, tmp_path):
+    with pytest.raises(OSEDiffError, match="result of a path"):
+        same(model, torch.zeros(1, 3, 4, 4), to=tmp_path / "a.png")

@@ -8,9 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from osediff_core.commands.cli import main
+from osediff_core.pictures.blocks import Notes
+from osediff_core.pictures.images import write_image
 from osediff_core.pictures.results import made
 from osediff_core.tools.describe import describe
 
@@ -38,6 +41,7 @@ def test_files_folders_and_patterns_go_to_one_folder(osediff, picture, tree):
         (["a.jpg", "none.jpg", "--to", "out"], "there is no file or folder none.jpg"),
         (["*.gif", "--to", "out"], "no picture matches *.gif"),
         (["a.jpg", "in/a.jpg", "--to", "out"], "--name"),
+        (["in", "x/in", "--to", "out", "--name", "{folder}_{stem}"], "or restore them into two folders"),
         (["a.jpg", "in", "--to", "a.jpg"], "a.jpg is a file"),
         (["a.jpg", "in/a.jpg", "--to", ".", "--format", "jpg"], "--name"),
         (["a.jpg", "--to", ".", "--format", "same"], "would be written over"),
@@ -52,6 +56,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(
     monkeypatch.chdir(tmp_path)
     picture("a.jpg")
     picture("in/a.jpg")
+    picture("x/in/a.jpg")
     monkeypatch.setattr("osediff_core.OSEDiff.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     assert main(argv) == 2
     assert says in capsys.readouterr().err
@@ -68,7 +73,14 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(
         (["a", "b", "--name", "{nme}"], "{nme} is none of them"),
         (["a", "b", "--name", "{stem"], "no template"),
         (["a", "b", "--name", "{stem.x}"], "{stem.x} is none of them"),
+        (["a", "b", "--name", "{stem:{x}}"], "{stem:{x}} is none of them"),
+        (["a", "b", "--name", "{stem:>99999999999999}"], "is none of them"),
+        (["a", "b", "--name", "{stem!r}"], "{stem!r} is none of them"),
+        (["a", "b", "--name", "{stem}\x1b[31m"], "makes no name of a file"),
         (["a", "b", "--overwrite=no"], "--overwrite"),
+        (["a", "--to", "-"], "- is stdout, for one picture"),
+        (["", "b"], "is empty"),
+        (["a", "--to", ""], "is empty"),
     ],
 )
 def test_mistakes_of_the_options_say_what_was_meant(capsys, argv, says):
@@ -113,6 +125,9 @@ def test_a_picture_goes_from_stdin_to_stdout(model, picture, tmp_path, monkeypat
     monkeypatch.setattr(sys, "stdin", given)
     assert main(["-", "b.png"]) == 1
     assert b"terminal" in capsysbinary.readouterr().err
+    monkeypatch.setattr(sys, "stdin", None)  # as `osediff - b.png <&-`
+    assert main(["-", "b.png"]) == 1
+    assert b"closed" in capsysbinary.readouterr().err
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif", "bmp"])
@@ -161,3 +176,17 @@ def test_only_what_was_made_otherwise_is_made_again(osediff, picture, tmp_path):
     assert "out/a.png exists, made with color adain, not none; prompt none, not a dog; name another" in said
     assert osediff("--overwrite", "in/a.png", "out/a.png", *ONE)[0] == 0  # no value of the option
     assert (tmp_path / "out/a.png").stat().st_mtime_ns != new["a.png"]
+
+
+@pytest.mark.parametrize(
+    "noted", [{"size": "A" * 60_000}, {"K" * 60_000: 1}, {f"k{i}": i for i in range(3000)}]
+)
+def test_what_a_file_notes_of_its_making_is_told_in_bounds(osediff, picture, tmp_path, noted):
+    picture("in/a.png")
+    (tmp_path / "out").mkdir()
+    result = torch.zeros(1, 3, 8, 10, dtype=torch.uint8)
+    write_image(tmp_path / "out/a.png", result, notes=Notes(made=json.dumps({"program": "any", **noted})))
+    status, said = osediff("in", "out", *ONE)
+    assert status == 0
+    assert "1 of the results that are there was made with" in said
+    assert len(said) < 1200
