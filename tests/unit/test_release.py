@@ -90,6 +90,13 @@ def test_the_wheel_holds_what_its_extras_promise():
         assert all((path / "__init__.py").is_file() for path in {m.parent for m in folder.rglob("*.py")})
 
 
+def test_the_wheel_holds_core_and_trainer_and_no_study():
+    setuptools = pytest.importorskip("setuptools", reason="setuptools is not installed, which builds wheels")
+    found = setuptools.find_namespace_packages(str(ROOT), **PROJECT["tool"]["setuptools"]["packages"]["find"])
+    assert {"osediff_core.network", "train.evaluation"} <= set(found)
+    assert not [name for name in found if "small_problem" in name]
+
+
 def test_torch_is_asked_for_by_nobody():
     listed = (ROOT / "requirements.txt").read_text().split()
     assert listed == PROJECT["project"]["dependencies"]
