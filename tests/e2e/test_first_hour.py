@@ -10,12 +10,16 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from dataclasses import fields
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from osediff_core.commands import cli
+from train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,6 +43,50 @@ def test_every_command_of_the_pages_is_understood(page, line, monkeypatch):
     for module in {command.module for command in cli.COMMANDS.values()} | {"restore"}:
         monkeypatch.setattr(import_module(f"osediff_core.commands.{module}"), "answer", lambda *_: 0)
     assert cli.main(words) == 0, page
+
+
+def programs():
+    """Every line of a page that runs a program of this project by Python and is indented as code."""
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            found = re.fullmatch(r"    (?:\$ )?python (-m (?:train|benchmarks)\S*|benchmarks/\S+)(.*)", line)
+            if found:
+                yield page.name, found[1], found[2]
+
+
+def unknown(program, rest):
+    """What a line names that is not there: the program, a configuration, an option. Nothing is done."""
+    words = [word.strip("[]") for word in shlex.split(rest, comments=True) if word != "..."]
+    name = program.removeprefix("-m ").removesuffix(".py").replace("/", ".")
+    spec = find_spec(name)
+    if spec is None:
+        return [name]
+    gone = [word for word in words if "/configs/" in word and not (ROOT / word).is_file()]
+    place = Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)
+    source = "".join(file.read_text("utf-8") for file in (place.glob("*.py") if place.is_dir() else [place]))
+    settings = {
+        f"--{a.name}.{b.name}"
+        for a in fields(TrainConfig)
+        for b in fields(get_type_hints(TrainConfig)[a.name])
+    }
+    known = {"--help", "--section.key", *settings} if name == "train" else {"--help"}
+    options = [word for word in words if word.startswith("--")]
+    return gone + [word for word in options if word not in known and f'"{word}"' not in source]
+
+
+@pytest.mark.parametrize(("page", "program", "rest"), sorted(set(programs())))
+def test_every_program_of_the_pages_is_there_with_its_options(page, program, rest):
+    assert unknown(program, rest) == [], page
+
+
+def test_what_is_not_there_is_seen():
+    assert unknown("-m train.no_such", "") == ["train.no_such"]
+    assert unknown("-m train", "train/configs/no_such.toml --run.stepz 3") == [
+        "train/configs/no_such.toml",
+        "--run.stepz",
+    ]
+    assert unknown("-m train.evaluate", "SR HQ --no-such") == ["--no-such"]
+    assert len(set(programs())) > 20
 
 
 @pytest.fixture(scope="module")
