@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -73,6 +73,20 @@ def lora_layers(module: nn.Module) -> dict[str, LoraLayer]:
     from peft.tuners.lora import LoraLayer
 
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+
+
+def share_active(layers: Iterable[LoraLayer], names: list[str]) -> None:
+    """Let layers use the adapters that `names` holds at any time: changing the list switches all of them.
+
+    A call of peft's for every layer and tensor takes as long as launching some hundred kernels. peft freezes
+    what is not active now; whether a tensor is trained is not changed with the list.
+    """
+    for layer in layers:
+        layer.set_adapter(names)
+        if layer.active_adapters is not names:
+            raise OSEDiffError(
+                "training switches adapters by a list that this version of peft copies: install peft 0.21"
+            )
 
 
 def init_lora(tensors: Mapping[str, nn.Parameter], generator: torch.Generator) -> None:

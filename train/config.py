@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from osediff_core.errors import OSEDiffError
 
@@ -23,6 +25,25 @@ PUBLISHED_NEGATIVE_PROMPT = (
     "unreal engine, blurring, dirty, messy, worst quality, low quality, frames, watermark, signature, "
     "jpeg artifacts, deformed, lowres, over-smooth"
 )
+
+
+VAE_REDUCTION = 8
+"""What Stable Diffusion's VAE divides sides by, so that crops are a multiple of it."""
+
+ABOVE_0 = (
+    "model.lora_alpha", "optim.learning_rate", "optim.epsilon", "optim.max_grad_norm",
+)  # fmt: skip
+AT_LEAST_0 = (
+    *(f"loss.lambda_{term}" for term in TERMS), "optim.output_lr_scale", "optim.weight_decay",
+    "optim.warmup_steps", "optim.decay_steps", "optim.max_skipped", "optim.skip_above", "run.workers",
+    "run.sample_every", "run.keep_last", "run.signals_every",
+)  # fmt: skip
+AT_LEAST_1 = (
+    "model.rank_unet", "model.rank_vae", "loss.critic_updates", "run.steps", "run.batch_size",
+    "run.accumulation", "run.log_every", "run.checkpoint_every", "run.sample_count",
+)  # fmt: skip
+SHARES = ("optim.beta1", "optim.beta2", "optim.ema_decay")
+MAY_BE_INFINITE = ("optim.max_grad_norm",)
 
 
 @dataclasses.dataclass
@@ -192,18 +213,20 @@ class TrainConfig:
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        """Refuse values that contradict each other or can only be slips."""
+        """Refuse values that contradict each other or can only be slips, by their keys."""
+        values = list(_numbers(self))
+        for key, value in values:
+            finite = math.isfinite(value) or (key in MAY_BE_INFINITE and value == math.inf)
+            _require(finite, f"{key} must be a finite number, got {value}")
+        for key, value in values:
+            _require(value > 0 or key not in ABOVE_0, f"{key} must be above 0, got {value}")
+            _require(value >= 0 or key not in AT_LEAST_0, f"{key} must be 0 or more, got {value}")
+            _require(value >= 1 or key not in AT_LEAST_1, f"{key} must be at least 1, got {value}")
+            share = 0 <= value < 1 or key not in SHARES
+            _require(share, f"{key} must be at least 0 and below 1, got {value}")
+        crop = self.data.crop
+        _require(crop % VAE_REDUCTION == 0, f"data.crop must be a multiple of {VAE_REDUCTION}, got {crop}")
         self._check_loss()
-        for name in ("rank_unet", "rank_vae"):
-            _require(getattr(self.model, name) >= 1, f"model.{name} must be at least 1")
-        for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every", "sample_count"):
-            _require(getattr(self.run, name) >= 1, f"run.{name} must be at least 1")
-        _require(self.optim.learning_rate > 0, "optim.learning_rate must be above 0")
-        _require(0 <= self.optim.ema_decay < 1, "optim.ema_decay must be at least 0 and below 1")
-        for name in ("max_skipped", "skip_above"):
-            _require(getattr(self.optim, name) >= 0, f"optim.{name} must be 0 or more")
-        for name in ("workers", "keep_last", "signals_every"):
-            _require(getattr(self.run, name) >= 0, f"run.{name} must be 0 or more")
 
     def _check_loss(self) -> None:
         loss = self.loss
@@ -212,12 +235,20 @@ class TrainConfig:
             names = f"loss.{kind}_first_step and loss.{kind}_last_step"
             fits = 0 <= first < last <= 1000
             _require(fits, f"{names} must satisfy 0 <= first < last <= 1000, got {first} and {last}")
-        for name in (f"lambda_{term}" for term in TERMS):
-            _require(getattr(loss, name) >= 0, f"loss.{name} must be 0 or more")
-        _require(loss.critic_updates >= 1, "loss.critic_updates must be at least 1")
         same = self.prompts.source == "fixed" and self.model.prompt == self.model.negative_prompt
         sentence = "loss.lambda_csd needs model.prompt and model.negative_prompt to differ, or prompts.source"
         _require(not (loss.lambda_csd and same), sentence)
+
+
+def _numbers(section: Any, where: str = "") -> Iterator[tuple[str, float]]:  # noqa: ANN401
+    """Give every number of a configuration with its key; those of a list have its key each."""
+    for field in dataclasses.fields(section):
+        key, value = where + field.name, getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, f"{key}.")
+        else:
+            several = value if isinstance(value, tuple | list) else (value,)
+            yield from ((key, one) for one in several if isinstance(one, int | float))
 
 
 def _require(condition: bool, sentence: str) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from osediff_core.device.memory import upload
+
 if TYPE_CHECKING:  # the configuration needs the data set, which needs the streams below
     from .config import LossConfig
 
@@ -48,10 +50,11 @@ def draw(
     generators = [stream(seed, "noise", sample) for sample in samples]
 
     def normal() -> Tensor:
-        return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+        return upload(torch.stack([torch.randn(shape, generator=g) for g in generators]), device)
 
     def timesteps(low: int, high: int) -> Tensor:
-        return torch.cat([torch.randint(low, high, (1,), generator=g) for g in generators]).to(device)
+        drawn = torch.cat([torch.randint(low, high, (1,), generator=g) for g in generators])  # (B,)
+        return upload(drawn, device)
 
     def for_critic() -> tuple[Tensor, Tensor]:
         return normal(), timesteps(loss.critic_first_step, loss.critic_last_step)

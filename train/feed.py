@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from osediff_core.device.memory import upload
 from osediff_core.model import OSEDiff
 
 from .config import TrainConfig
@@ -48,7 +49,7 @@ class Feed:
     def batch(self, sample: dict[str, Any]) -> Batch:
         """Move what the loader put together to the device, and degrade it there where that is wanted."""
         config, model = self.config, self.model
-        hq, lq = sample["hq"].to(self.device), sample["lq"].to(self.device)  # (B, 3, H, W) each
+        hq, lq = (upload(sample[name], self.device) for name in ("hq", "lq"))  # (B, 3, H, W) each
         lq = degrade_batch(hq, lq, sample["index"], sample["remarks"], config.degradation, config.run.seed)
         shape = (model.latent_channels, *(n // model.reduction for n in lq.shape[-2:]))
         draws = draw(config.run.seed, sample["index"].tolist(), shape, config.loss, self.device)

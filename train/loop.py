@@ -205,8 +205,10 @@ class Trainer:
 
     def _stopped(self, stop: StopRequest) -> bool:
         """Whether any process was asked to stop: all must hear of it, or the others would wait for it."""
-        asked = torch.tensor([float(stop.name is not None)], device=self.device)
-        wanted = self.accelerator.reduce(asked, reduction="sum").item() > 0  # pyright: ignore[reportAttributeAccessIssue]
+        wanted = stop.name is not None
+        if self.accelerator.num_processes > 1:
+            asked = torch.tensor([float(wanted)], device=self.device)
+            wanted = self.accelerator.reduce(asked, reduction="sum").item() > 0  # pyright: ignore[reportAttributeAccessIssue]
         if wanted and self.accelerator.is_main_process:
             log.warning("Stopped by %s after step %d.", stop.name or "another process", self.step)
         return wanted

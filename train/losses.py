@@ -124,8 +124,9 @@ def normalised(direction: Tensor, by: Tensor) -> Tensor:
 def binned(distance: Tensor, timesteps: Tensor, bins: int, total: int = 1000) -> tuple[Tensor, Tensor]:
     """Sum distances (B,) and count them by timestep (B,): (bins,) each, for equal shares of `total` steps."""
     place = timesteps * bins // total  # (B,)
-    sums = torch.zeros(bins, device=distance.device).index_add_(0, place, distance.float())
-    return sums, torch.bincount(place, minlength=bins).float()
+    both = torch.stack([distance.float(), torch.ones_like(distance, dtype=torch.float32)])  # (2, B)
+    sums, counts = torch.zeros(2, bins, device=distance.device).index_add_(1, place, both)  # (bins,) each
+    return sums, counts
 
 
 def adversarial_loss(verdict: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from .adapters import (
     init_lora,
     lora_layers,
     run_in_float32,
+    share_active,
     switch_conv_in,
     trained_vae_targets,
 )
@@ -69,9 +70,12 @@ class Backbone:
             add_adapter(model.vae, VAE_ADAPTER, targets, config.rank_vae, config.lora_alpha)
         self._conv_in = switch_conv_in(model.unet) if config.train_conv_in else None
         self._lora_layers = lora_layers(model.unet)
-        self._trainable = [*self.generator_parameters().values(), *self.critic_parameters().values()]
+        self._active: list[str] = []
+        share_active(self._lora_layers.values(), self._active)
         init_lora(self.generator_parameters() | self._vae_tensors(), generator)
         init_lora(self.critic_parameters(), generator)
+        for parameter in [*self.generator_parameters().values(), *self.critic_parameters().values()]:
+            parameter.requires_grad_(True)  # and stays trainable in every role
         if config.train_vae == "none":
             model.vae.requires_grad_(False)
         self._play("generator")
@@ -112,12 +116,9 @@ class Backbone:
                 self._play(before)
 
     def _play(self, role: Role) -> None:
-        """Switch every adapted layer of the UNet; the trainable parameters stay trainable in every role."""
-        names = [self._adapter(group, role) for group in self._groups(role)] if role in PREFIX else []
-        for layer in self._lora_layers.values():
-            layer.set_adapter(names)
-        for parameter in self._trainable:  # peft freezes whatever is not active
-            parameter.requires_grad_(True)
+        """Switch every adapted layer of the UNet, through the one list that all of them look at."""
+        groups = self._groups(role) if role in PREFIX else []
+        self._active[:] = [self._adapter(group, role) for group in groups]
         if self._conv_in is not None:
             self._conv_in.trained = role == "generator"
         self.role: Role = role

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from osediff_core import limits
+from osediff_core.device.memory import upload
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.text_files import parse_json, read_text
@@ -107,7 +108,7 @@ class Prompter:
     @torch.no_grad()
     def _embed(self, prompt: str) -> Tensor:
         embedding = self._kept.get(prompt, lambda: self.model.encode_prompt([prompt]).cpu())  # (1, L, D)
-        return embedding.to(self.device)
+        return upload(embedding, self.device)
 
 
 def read_prompts(config: PromptConfig) -> dict[str, str]:

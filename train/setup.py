@@ -28,11 +28,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONFIG = "config.toml"
+LESS_MEMORY = (
+    'launch with --multi_gpu, and save memory by run.mixed_precision = "bf16" and run.recompute = "all"'
+)
+IGNORED = {
+    "ACCELERATE_USE_FSDP": ("FSDP", LESS_MEMORY),
+    "ACCELERATE_USE_DEEPSPEED": ("DeepSpeed", LESS_MEMORY),
+    "ACCELERATE_USE_MEGATRON_LM": ("Megatron-LM", LESS_MEMORY),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("a parallelism config", LESS_MEMORY),
+    "ACCELERATE_DYNAMO_BACKEND": ("torch.compile", "launch with --dynamo_backend no"),
+}
+"""What `accelerate launch` tells its processes by the environment, what it means, and what to do instead."""
+
 LOOK_AT = 64  # numbers per tensor that tell one base from another
 
 
 def start_processes(run: RunConfig) -> Accelerator:
-    """Meet the other processes of the run, if it was launched with several, and find this one's device."""
+    """Meet the other processes of the run, if it was launched with several, and find this one's device.
+
+    Raises OSEDiffError where `accelerate launch` was given what this trainer would not do.
+    """
+    refuse_ignored(os.environ, run)
     try:
         from accelerate import Accelerator
     except ImportError as error:
@@ -48,6 +64,21 @@ def start_processes(run: RunConfig) -> Accelerator:
             "with --multi_gpu it starts them on the CPU."
         )
     return accelerator
+
+
+def refuse_ignored(environment: Mapping[str, str], run: RunConfig) -> None:
+    """Refuse what `accelerate launch` was asked for, by flag or configuration file, and nobody would do."""
+    for name, (what, remedy) in IGNORED.items():
+        if environment.get(name, "no").lower() not in ("no", "false", "0", ""):
+            raise OSEDiffError(f"accelerate launch was asked for {what}, which this trainer lacks: {remedy}")
+    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision not in ("no", run.mixed_precision):
+        known = precision if precision in ("bf16", "fp16") else "bf16"
+        raise OSEDiffError(
+            f"accelerate launch was asked for mixed precision {precision}, and run.mixed_precision is "
+            f'"{run.mixed_precision}", which counts: set run.mixed_precision = "{known}", or launch with '
+            "--mixed_precision no"
+        )
 
 
 def launched_as_several(environment: Mapping[str, str]) -> bool:

@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from osediff_core.device.memory import upload
+
 from .averages import Average, alone, mean_of
 from .config import TrainConfig
 from .data import REMARKS
@@ -220,5 +222,5 @@ def _odd(batch: Batch) -> dict[str, Tensor]:
     """Report how many of the samples are odd, and how."""
     if batch.remarks is None:
         return {}
-    means = batch.remarks.float().mean(0).to(batch.hq.device)  # (5,)
+    means = upload(batch.remarks.float().mean(0), batch.hq.device)  # (5,)
     return {f"mean/data/{name}": mean for name, mean in zip(REMARKS, means, strict=True)}

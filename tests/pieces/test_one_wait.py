@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.waits import CARD, Waits, uploads_let_go
 from osediff_core import restore
 from osediff_core.color import to_levels
 from osediff_core.device.memory import upload
@@ -20,43 +20,14 @@ from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import decode, denoise, encode
 from osediff_core.pipeline.runtime import Runtime
 
-CARD = torch.device("meta")
-
-
-class Waits(TorchDispatchMode):
-    """Notes what makes the host wait for the card: values that are read, and copies that are not let go.
-
-    What comes from the card is ones.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name, kwargs = func.overloadpacket.__name__, kwargs or {}
-        if name == "_local_scalar_dense" and args[0].device == CARD:
-            self.seen.append("read")
-            return True if args[0].dtype == torch.bool else 1.0
-        if name == "_to_copy" and (to := kwargs.get("device", args[0].device)) != args[0].device:
-            if not (to == CARD and kwargs.get("non_blocking")):
-                self.seen.append(f"to {'card' if to == CARD else 'host'}")
-            return torch.ones_like(args[0], device=to, dtype=kwargs.get("dtype", args[0].dtype))
-        if name == "copy_" and args[0].device != args[1].device:
-            self.seen.append(f"to {'card' if args[0].device == CARD else 'host'}")
-            return args[0] if args[0].device == CARD else args[0].fill_(1)
-        return func(*args, **kwargs)
-
 
 @pytest.fixture
-def card(model, monkeypatch):
+def card(model):
     """The micro model on the card, with a prompt that is kept there."""
     net = copy.deepcopy(model).to(CARD)
     embeds = torch.zeros(1, 77, 16, device=CARD)
     net.embeddings.of = lambda *rest: embeds
-    for module in (run, unet_tiles):
-        monkeypatch.setattr(module, "upload", lambda tensor, to: tensor.to(to, non_blocking=True))
-    with Waits() as waits:
+    with uploads_let_go(run, unet_tiles), Waits() as waits:
         yield net, waits
 
 

@@ -7,7 +7,20 @@ import pytest
 
 from osediff_core import OSEDiffError
 from train.__main__ import main
-from train.config import PUBLISHED_NEGATIVE_PROMPT, LossConfig, OptimConfig, TrainConfig, read_config, to_toml
+from train.config import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    MAY_BE_INFINITE,
+    PUBLISHED_NEGATIVE_PROMPT,
+    SHARES,
+    LossConfig,
+    OptimConfig,
+    TrainConfig,
+    _numbers,
+    read_config,
+    to_toml,
+)
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 OSEDIFF = sorted(path for path in CONFIGS.glob("*.toml") if not path.stem.endswith("_base"))
@@ -64,6 +77,15 @@ def test_text_survives_the_round_trip(written):
         ("[run]\nsteps = true", ["run.steps", "int", "True"]),
         ("[run]\nsteps = 0", ["run.steps", "at least 1"]),
         ("[loss]\nlambda_tone = -1", ["loss.lambda_tone", "0 or more"]),
+        ("[loss]\nguidance = nan", ["loss.guidance", "finite", "nan"]),
+        ("[optim]\nlearning_rate = -1.0", ["optim.learning_rate", "above 0", "-1.0"]),
+        ("[optim]\nlearning_rate = inf", ["optim.learning_rate", "finite", "inf"]),
+        ("[optim]\nbeta1 = 1", ["optim.beta1", "at least 0 and below 1", "1.0"]),
+        ("[optim]\nweight_decay = -1", ["optim.weight_decay", "0 or more"]),
+        ("[optim]\nepsilon = 0", ["optim.epsilon", "above 0"]),
+        ("[optim]\nwarmup_steps = -3", ["optim.warmup_steps", "0 or more"]),
+        ("[run]\nsample_every = -1", ["run.sample_every", "0 or more"]),
+        ("[data]\ncrop = 63", ["data.crop", "multiple of 8", "63"]),
         ("[model]\ntrain_conv_in = 1", ["model.train_conv_in", "bool"]),
         ('[loss]\nperceptual = "vgg"', ["loss.perceptual", "lpips", "gradient", "none", "vgg"]),
         ("[loss]\nvsd_first_step = 990", ["vsd_first_step", "990", "980"]),
@@ -179,3 +201,32 @@ def test_a_file_may_change_another(written, tmp_path):
 def test_a_file_that_cannot_be_changed_is_named(written, other, words):
     with pytest.raises(OSEDiffError, match=words):
         read_config(TrainConfig, written(f"extends = {other!r}"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--optim.learning-rate", "-1"], ["optim.learning_rate", "above 0"]),
+        (["--data.crop", "63"], ["data.crop", "multiple of 8"]),
+        (["--optim.learning-rat", "1e-4"], ["optim.learning-rat"]),
+        (["--run.steps", "many"], ["run.steps", "many"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named_before_anything_is_loaded(
+    written, monkeypatch, capsys, arguments, words
+):
+    monkeypatch.setattr("train.__main__._train", lambda config: pytest.fail("it began"))
+    with pytest.raises(SystemExit) as ended:
+        main([str(written("")), *arguments])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert [word for word in words if word not in said] == []
+
+
+def test_every_bound_is_on_a_key_that_there_is():
+    known = {key for key, _ in _numbers(TrainConfig())}
+    assert {*ABOVE_0, *AT_LEAST_0, *AT_LEAST_1, *SHARES, *MAY_BE_INFINITE} - known == set()
+
+
+def test_clipping_may_be_left_out():
+    assert TrainConfig(optim=OptimConfig(max_grad_norm=float("inf"))).optim.max_grad_norm == float("inf")

@@ -10,11 +10,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from osediff_core import OSEDiffError
 from train.averages import averaging
-from train.config import to_toml
+from train.config import RunConfig, to_toml
 from train.data import build_dataset
-from train.loop import Trainer
-from train.setup import launched_as_several
+from train.loop import Trainer, train
+from train.setup import launched_as_several, refuse_ignored
 
 ROOT = Path(__file__).parents[2]
 STEPS = 5
@@ -121,6 +122,38 @@ def test_one_exchange_carries_gradients_and_numbers():
 )
 def test_a_launch_that_came_to_less_than_was_asked_for_is_recognised(environment, several):
     assert launched_as_several(environment) == several
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", ["FSDP", "run.recompute"]),
+        ("ACCELERATE_USE_DEEPSPEED", "true", ["DeepSpeed", "run.recompute"]),
+        ("ACCELERATE_USE_MEGATRON_LM", "true", ["Megatron-LM", "run.recompute"]),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", ["torch.compile", "--dynamo_backend no"]),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", ['run.mixed_precision = "bf16"']),
+        ("ACCELERATE_MIXED_PRECISION", "fp8", ["fp8", 'run.mixed_precision = "bf16"']),
+    ],
+)
+def test_what_a_launch_asks_for_and_nobody_would_do_is_refused(config, monkeypatch, name, value, words):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr("train.loop._prepared", lambda *_: pytest.fail("it began"))
+    with pytest.raises(OSEDiffError) as error:
+        train(config())
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_what_a_launch_always_says_is_no_wish():
+    """The environment of `accelerate launch --num_processes 1`, and of one that says what the run says."""
+    plain = {
+        "ACCELERATE_USE_CPU": "False",
+        "ACCELERATE_MIXED_PRECISION": "no",
+        "ACCELERATE_DYNAMO_BACKEND": "NO",
+        "ACCELERATE_DYNAMO_MODE": "default",
+    }
+    refuse_ignored({}, RunConfig())
+    refuse_ignored(plain, RunConfig(mixed_precision="bf16"))
+    refuse_ignored(plain | {"ACCELERATE_MIXED_PRECISION": "bf16"}, RunConfig(mixed_precision="bf16"))
 
 
 @pytest.mark.slow
