@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeVar
@@ -23,7 +22,8 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         """Begin to count; `clock` gives seconds."""
-        self._clock, self._spent, self._pictures = clock, Counter[Part](), 0
+        self._spent: dict[Part, float] = {"data": 0.0, "step": 0.0}
+        self._clock, self._pictures = clock, 0
         self._since = clock()
 
     @contextmanager
@@ -53,12 +53,12 @@ class Pace:
         """Tell pictures per second and the shares of the time since this was asked last, 0 to 1."""
         now = self._clock()
         seconds = max(now - self._since, 1e-9)
-        shares = {part: self._spent[part] / seconds for part in ("data", "step")}
+        shares = {part: spent / seconds for part, spent in self._spent.items()}
         found = {"pace/pictures per second": self._pictures / seconds}
         found |= {f"pace/share of {part}": share for part, share in shares.items()}
         found["pace/share of the rest"] = max(0.0, 1 - sum(shares.values()))
         self._since, self._pictures = now, 0
-        self._spent.clear()
+        self._spent = dict.fromkeys(self._spent, 0.0)
         return found
 
 
