@@ -26,6 +26,7 @@ from .ema import RunningAverage
 from .feed import Feed
 from .interrupt import StopRequest
 from .networks import Backbone
+from .pace import Pace, peak_memory
 from .perceptual import build_perceptual
 from .prompt_sources import Prompter
 from .report import Report
@@ -89,6 +90,7 @@ class Trainer:
             accelerator.process_index, accelerator.num_processes, run.batch_size, run.accumulation
         )
         self.step, self.best = 0, -float("inf")
+        self.pace = Pace()
         model = OSEDiff.from_pretrained(
             config.model.base or DEMO_BASE,
             dtype="float32",
@@ -136,9 +138,10 @@ class Trainer:
         """
         check_agreement(self.accelerator, self._common())
         report = together(self.accelerator, self._open)
+        self.pace = Pace()  # what was loaded before does not count
         try:
             with closing(report) if report else nullcontext(), StopRequest() as stop:
-                for batches in self.feed.rounds(self.step):
+                for batches in self.pace.each(self.feed.rounds(self.step)):
                     self._one_step(batches, report)
                     if self._stopped(stop):
                         break
@@ -182,18 +185,22 @@ class Trainer:
         if report is not None and run.signals_every and self.step % run.signals_every == 0:
             norms = self.stepper.gradient_norms(batches[0])
         try:
-            values = self.stepper.step(batches) | norms
+            with self.pace.spent("step"):
+                values = self.stepper.step(batches) | norms
         except OSEDiffError as error:
             newest = self.save()
             raise OSEDiffError(
                 f"training stopped at step {self.step + 1}: {error}. What was good is in {newest}"
             ) from error
         self.step += 1
+        self.pace.seen(self.share.global_batch)
         if self.ema is not None:
             self.ema.update()
         if report is None:
             return
         report.losses(self.step, values, rate)
+        if self.step % run.log_every == 0:
+            report.pace(self.step, self.pace.numbers() | peak_memory(self.device))
         if run.sample_every and (self.step % run.sample_every == 0 or self.step in (1, run.steps)):
             with self._exported():
                 lq, sr, hq = self.validation.restored()

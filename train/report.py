@@ -57,6 +57,10 @@ class Report:
         self.bar.set_postfix({name: f"{n:.4g}" for name, n in short.items()})
         self._keep(step, numbers | {"learning_rate": learning_rate})
 
+    def pace(self, step: int, values: Mapping[str, float]) -> None:
+        """Log how fast the run is, and what its time goes into."""
+        self._keep(step, values)
+
     def measures(self, step: int, values: Mapping[str, float]) -> None:
         """Log how well the validation samples are restored, and show it on the page."""
         self._keep(step, {f"validation/{name}": value for name, value in values.items()})

@@ -24,7 +24,10 @@ class Validation:
     ) -> None:
         """Find the pictures. Raises OSEDiffError where they are missing."""
         self.config, self.feed, self.backbone, self.perceptual = config, feed, backbone, perceptual
-        self.dataset = build_validation(config.data, config.degradation, config.run.seed)
+        if config.run.workers and not config.data.validation:
+            self.dataset = feed.dataset  # the workers have copies, so that here nobody else reads
+        else:
+            self.dataset = build_validation(config.data, config.degradation, config.run.seed)
 
     @torch.no_grad()
     def restored(self) -> tuple[Tensor, Tensor, Tensor]:

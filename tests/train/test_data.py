@@ -6,6 +6,7 @@ import io
 import logging
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from train.data.crops import draw_pair, seen_corners, vary_colour
 from train.data.sources import BLOCK, Mix
 from train.degradation import DegradationConfig, sharpen
 from train.shares import Share
+from train.validation import Validation
 
 DEGRADATION = DegradationConfig()
 
@@ -228,6 +230,25 @@ def test_the_cache_saves_reading_and_keeps_to_its_budget(folder, monkeypatch):
     assert len(reads) == 5 + 15
     assert roomy.sources[0]._cache.used == 5 * 3 * 40 * 56
     assert none.sources[0]._cache.used == 0
+
+
+@pytest.mark.parametrize(("workers", "validation", "looks"), [(1, False, 1), (0, False, 2), (1, True, 2)])
+def test_folders_are_looked_through_once_where_workers_read(
+    folder, monkeypatch, config, workers, validation, looks
+):
+    from train.data import dataset as module
+
+    find, looked = module.find_pictures, []
+    monkeypatch.setattr(module, "find_pictures", lambda names: looked.append(names) or find(names))
+    made = config(
+        data={"sources": (str(folder),), "validation": (str(folder / "0.png"),) if validation else ()},
+        run={"workers": workers},
+    )
+    trained = build_dataset(made.data, made.degradation, made.run.seed)
+    shown = Validation(made, SimpleNamespace(dataset=trained), None, None).dataset
+    assert len(looked) == looks
+    assert len(shown.sources[0].items) == (1 if validation else 5)
+    assert validation or torch.equal(shown[0]["hq"], trained[0]["hq"])
 
 
 def test_sources_expand_in_order_and_repeat(folder):

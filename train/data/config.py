@@ -40,7 +40,8 @@ class DataConfig:
     stream_buffer: int = 256
     """Pictures of a stream that are shuffled among each other; each worker holds them, undecoded."""
     cache_mb: int = 512
-    """Memory for decoded pictures in each worker, MiB; 0 reads every picture anew."""
+    """Memory for decoded pictures in each worker, MiB; where not all of them would fit, and with 0, none are
+    kept, and every picture is read anew."""
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""

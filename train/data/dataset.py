@@ -14,17 +14,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.pictures.images import Picture
 
 from ..degradation import DegradationConfig, degrade, sharpen
 from ..dice import chance
 from ..draws import stream
-from ..recent import Recent
 from .config import DataConfig
 from .crops import draw_crop, draw_pair, seen_part, vary_colour
+from .decoded import Decoded
 from .listing import Entry
 from .pictures import find_pictures, pair_up
-from .sources import Cache, Found, Mix, Shelf, Source, Stream
+from .sources import Found, Mix, Shelf, Source, Stream
 from .streams import is_stream
 
 REMARKS = ("unreadable", "small", "grey", "cmyk", "paired")
@@ -125,7 +124,7 @@ def degrade_batch(
 
 def build_sources(data: DataConfig, seed: int) -> tuple[list[Source], list[float]]:
     """Open the sources: each with its weight, or all pooled into one where there are no weights."""
-    cache: Cache = Recent(data.cache_mb << 20, _bytes_of)
+    cache = Decoded(data.cache_mb << 20)
     if not data.sources:
         find_pictures(())  # says what to do
     if not data.weights:
@@ -137,11 +136,7 @@ def build_sources(data: DataConfig, seed: int) -> tuple[list[Source], list[float
     return [_open(data, (n,), n, seed, cache) for n in range(len(data.sources))], list(data.weights)
 
 
-def _bytes_of(picture: Picture) -> int:
-    return picture.rgb.nbytes
-
-
-def _open(data: DataConfig, which: range | tuple[int, ...], number: int, seed: int, cache: Cache) -> Source:
+def _open(data: DataConfig, which: range | tuple[int, ...], number: int, seed: int, cache: Decoded) -> Source:
     """Make one source out of the pictures of `which` sources."""
     names = [data.sources[n] for n in which]
     lq_name = data.lq_sources[number] if data.lq_sources else ""

@@ -16,16 +16,13 @@ from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import Picture
 
 from ..draws import stream
-from ..recent import Recent
 from .crops import pair_ratio
+from .decoded import Decoded
 from .listing import Entry
 from .pictures import Item, load
 from .streams import Reader, Row, bytes_here, placeless
 
 log = logging.getLogger(__name__)
-
-Cache = Recent[str, Picture]
-"""Decoded pictures by name, within a number of bytes."""
 
 BLOCK = 1000
 """Samples over which the shares of the sources are kept."""
@@ -61,12 +58,13 @@ class Shelf:
     """Pictures that can be had in any order: every epoch sees each once, in an order of its own."""
 
     def __init__(
-        self, items: list[Item], lq_items: list[Item] | None, seed: int, number: int, cache: Cache
+        self, items: list[Item], lq_items: list[Item] | None, seed: int, number: int, cache: Decoded
     ) -> None:
         """Keep the lists; pictures are read when a sample needs them. `number` is the source's among all.
 
         cache: decoded pictures, shared with other sources.
         """
+        cache.expect([item.name for item in [*items, *(lq_items or ())]])
         self.items, self.lq_items, self.seed, self.number = items, lq_items, seed, number
         self.unreadable: set[str] = set()
         self._cache = cache
