@@ -165,7 +165,7 @@ class _Search:
             known = ", ".join(ENDINGS)
             raise OSEDiffError(
                 f"The training source {source} does not exist or holds no picture ({known}): name a folder "
-                "of photographs by --data.sources; `python -m train.pictures pictures` fills one with free ones"
+                "of photographs by --data.sources; `python -m train.pictures pictures` makes one of free ones"
             )
         return found
 
