@@ -12,7 +12,7 @@ from .errors import OSEDiffError
 
 
 def check_prompts(prompts: str | Sequence[str], count: int | None = None) -> list[str]:
-    """Return prompts as a list; OSEDiffError unless they are one or more strings.
+    """Return prompts as a list; OSEDiffError unless they are one or more strings of whole letters.
 
     count: of images, for which there must be one text, or a list with one for each.
     """
@@ -23,6 +23,8 @@ def check_prompts(prompts: str | Sequence[str], count: int | None = None) -> lis
         )
     if not texts or not all(isinstance(text, str) for text in texts):
         raise OSEDiffError(f"prompts are one or more strings, got {prompts!r}")
+    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        raise OSEDiffError("a prompt holds halves of letters, as of bytes that are not UTF-8: write it anew")
     return texts
 
 

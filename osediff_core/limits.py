@@ -17,6 +17,9 @@ SIDES = 8  # dimensions of a tensor
 SHARING = 4  # how many times the bytes of a file its tensors, or the parts of a TIFF, may have together
 
 # Of pictures; PIL.Image.MAX_IMAGE_PIXELS besides, twice of which is the most that any may have.
+RESULT_PIXELS = (
+    1 << 34
+)  # of a restored picture, 131,072 a side; a plan of more takes minutes, and fits nowhere
 PIXEL_BYTES = 128 << 20  # unpacked: from here on a file has at least as many bytes as the next line asks
 UNPACKED = 200  # bytes of pixels for each byte of a file; photographs stay below 20
 BLOCK_BYTES = 16 << 20  # a profile, a text once unpacked; the longest profiles of printers have 4 MB

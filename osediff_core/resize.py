@@ -8,14 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import limits
 from .errors import OSEDiffError
 
 
 def target_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Return floor(scale * side + 0.5) for both sides; OSEDiffError unless scale is a number >= 1."""
+    """Return floor(scale * side + 0.5) for both sides.
+
+    Raises OSEDiffError unless scale is a number >= 1, and for results of more than `limits.RESULT_PIXELS`.
+    """
     if not math.isfinite(scale) or scale < 1:
         raise OSEDiffError(
             f"the scale must be a finite number of at least 1, got {scale}: 4 is what OSEDiff is for"
+        )
+    if scale * height * scale * width > limits.RESULT_PIXELS:  # in floats, which may be infinite
+        raise OSEDiffError(
+            f"a result has at most {limits.RESULT_PIXELS:,} pixels, and {width} x {height} times {scale:g} "
+            "has more: take a smaller scale"
         )
     return math.floor(scale * height + 0.5), math.floor(scale * width + 0.5)
 

@@ -55,7 +55,9 @@ def bundled_photographs() -> list[Path]:
     for module, (folder, names, package) in folders.items():
         spec = find_spec(module)
         if spec is None or spec.origin is None:
-            raise FileNotFoundError(f"The training photographs come with {package}: pip install {package}.")
+            raise FileNotFoundError(
+                f"The training photographs come with {package}: pip install -e .[pictures] gets them all"
+            )
         root = Path(spec.origin).parent / folder
         found += [root / name for name in names if (root / name).is_file()]
     return found

@@ -16,6 +16,7 @@ from ..text_files import parse_json
 from .console import version
 
 PROGRAM = "program"  # what a note calls the version, which by itself makes no difference
+LONGEST_PROMPT = 1000  # letters noted: a JPEG's block, which holds the photograph's EXIF too, is of 64 KiB
 LONGEST_VALUE = 60  # letters of a setting in a sentence
 LONGEST_DIFFERENCE = 600  # letters of all that is different: a file may note anything
 
@@ -43,7 +44,7 @@ def notes_of(args: argparse.Namespace) -> Callable[[], Mapping[str, object]]:
         except OSError as error:
             raise OSEDiffError(f"{error.filename} cannot be read: {error.strerror}") from error
         told = {name: getattr(args, name) for name in ("color", "detail", "strength", "tile", "overlap")}
-        optional = {name: getattr(args, name) for name in ("prompt", "quality")}
+        optional = {"prompt": shortened(args.prompt, LONGEST_PROMPT), "quality": args.quality}
         return {
             PROGRAM: f"osediff {version()}",
             **known,

@@ -95,7 +95,7 @@ def _listed(commands: Mapping[str, str]) -> str:
 def _add_picture_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("picture").add_argument
     _add_size_options(parser)
-    add("--prompt", default="", metavar="TEXT", help="what the picture shows (default nothing)")
+    add("--prompt", type=_text, default="", metavar="TEXT", help="what the picture shows (default nothing)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--tagger", metavar="FILE", help="tag each picture: a file of osediff convert-dape")
     source.add_argument("--vlm", metavar="MODEL", help="describe each by this vision-language model's folder")
@@ -185,6 +185,14 @@ def _template(text: str) -> str:
         check_template(text)
     except OSEDiffError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"it is text, got bytes that are not UTF-8: {text}") from error
     return text
 
 

@@ -266,6 +266,7 @@ def test_missing_sources_are_named(folder):
         with pytest.raises(OSEDiffError, match="does not exist or holds no picture") as caught:
             find_pictures([source])
         assert str(source) in str(caught.value)
+        assert "python -m train.pictures" in str(caught.value)
     with pytest.raises(OSEDiffError, match=r"data\.sources"):
         find_pictures([])
 

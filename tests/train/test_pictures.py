@@ -79,7 +79,7 @@ def test_leaves_are_written_once_per_number_and_seed(tmp_path):
 def test_a_missing_package_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(pictures, "find_spec", lambda name: None)
     assert pictures.main([str(tmp_path)]) == 1
-    assert "pip install scikit-image" in capsys.readouterr().err
+    assert "come with scikit-image: pip install -e .[pictures]" in capsys.readouterr().err
 
 
 def two_photographs(share):

@@ -27,6 +27,13 @@ def test_scales_that_cannot_be_are_sentences(scale):
         target_size(8, 8, scale)
 
 
+@pytest.mark.parametrize(("size", "scale"), [((20, 24), 1e5), ((1, 1), 1e308), ((1, 1 << 18), 65537)])
+def test_a_result_that_nothing_holds_is_refused_before_it_is_planned(size, scale):
+    with pytest.raises(OSEDiffError, match="take a smaller scale"):
+        target_size(*size, scale)
+    assert target_size(1, 1 << 18, 256) == (256, 1 << 26)
+
+
 def noise(*size):
     return (
         torch.randint(0, 2, (2, 3, *size), generator=torch.Generator().manual_seed(1)).to(torch.uint8) * 255

@@ -152,6 +152,7 @@ def test_a_large_picture_is_tiled_by_default_as_it_is_with_the_automatic_tile(mo
         ({"scale": float("nan")}, "scale"),
         ({"prompt": ["a", "b"]}, "2 prompts for 1 images"),
         ({"prompt": []}, "0 prompts"),
+        ({"prompt": "caf\udce9"}, "halves of letters"),
         ({"color": "hsv"}, "adain, wavelet, none"),
         ({"tile": 0}, "tile"),
         ({"tile": "big"}, "auto, off"),

@@ -163,7 +163,10 @@ class _Search:
             found = self._pattern(path)
         if not found:
             known = ", ".join(ENDINGS)
-            raise OSEDiffError(f"The training source {source} does not exist or holds no picture ({known}).")
+            raise OSEDiffError(
+                f"The training source {source} does not exist or holds no picture ({known}): name a folder "
+                "of photographs by --data.sources; `python -m train.pictures pictures` makes one of free ones"
+            )
         return found
 
     def _list(self, path: Path, before: tuple[str, ...]) -> list[Item]:

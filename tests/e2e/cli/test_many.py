@@ -80,6 +80,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(
         (["a", "b", "--overwrite=no"], "--overwrite"),
         (["a", "--to", "-"], "- is stdout, for one picture"),
         (["", "b"], "is empty"),
+        (["a", "b", "--prompt", "caf\udce9"], "bytes that are not UTF-8"),
         (["a", "--to", ""], "is empty"),
     ],
 )
@@ -154,6 +155,18 @@ def test_a_result_says_how_it_was_made(osediff, picture, tmp_path, ending):
     # What is restored again says how it was made the second time.
     assert osediff(f"b.{ending}", f"c.{ending}", *ONE)[0] == 0
     assert "prompt" not in json.loads(made(tmp_path / f"c.{ending}"))
+
+
+def test_a_long_prompt_does_not_cost_a_photograph_its_exif(osediff, picture, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    Image.new("RGB", (10, 8), "grey").save(tmp_path / "a.jpg", exif=exif)
+    options = (*ONE, "--prompt", "\N{BLACK SQUARE} " * 40_000)  # each letter is six in ASCII
+    assert osediff("a.jpg", "b.jpg", *options)[0] == 0
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert image.getexif()[0x010F] == "a camera"
+    assert len(json.loads(made(tmp_path / "b.jpg"))["prompt"]) < 1100
+    assert "nothing to do" in osediff("a.jpg", "b.jpg", *options, "--overwrite", "changed")[1]
 
 
 def test_only_what_was_made_otherwise_is_made_again(osediff, picture, tmp_path):
