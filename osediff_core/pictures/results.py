@@ -87,11 +87,11 @@ def made(path: Path) -> str | None:
 
     from .exif import exif_of
 
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
-            block = image.info.get(
-                "exif"
-            )  # not getexif(), which decodes a PNG to see what follows its pixels
+            block = image.info.get("exif")  # getexif() decodes a PNG to see what follows its pixels
             tags = image.tag_v2 if image.format == "TIFF" else exif_of(block or b"")  # type: ignore[attr-defined]
             text = tags.get(PROCESSING_SOFTWARE)
     except Exception:  # damaged files make Pillow raise anything
