@@ -78,7 +78,7 @@ def main() -> None:
         print(f"restored: {DEMO_OUT} (from {DEMO_IN})")
     else:
         print(TEST_TIME, file=sys.stderr)
-        run("-m", "pytest", "--numprocesses", "2", *args.rest)
+        run("-m", "pytest", "--numprocesses", "2", "--dist", "worksteal", *args.rest)
 
 
 if __name__ == "__main__":
