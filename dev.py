@@ -23,7 +23,7 @@ TORCH_SIZES = (
     "wheel in OSEDIFF_TORCH"
 )
 TEST_TIME = (
-    "the fast tests: 4 to 20 minutes on two processor cores; the summary says what is skipped, and why"
+    "the fast tests: 4 to 10 minutes on two processor cores; the summary says what is skipped, and why"
 )
 DEMO_IN, DEMO_OUT = "docs/pictures/coffee_lq.png", "out/coffee_sr.png"
 

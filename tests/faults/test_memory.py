@@ -20,7 +20,7 @@ ERRORS = (
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
     MemoryError(),
 )
-FAST, SLOW = 12, 300  # operations that are tried, spread over all: every one of them takes hours
+FAST, SLOW = 6, 300  # operations that are tried, spread over all: every one of them takes hours
 
 
 class Full(TorchDispatchMode):

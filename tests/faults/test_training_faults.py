@@ -103,6 +103,7 @@ def test_what_changed_in_the_pictures_is_named(begun, change, said):
     assert f"training pictures ({said})" in str(error.value)
 
 
+@pytest.mark.slow
 def test_validation_pictures_and_halves_of_pairs_are_pictures_too(begun, tmp_path):
     hq, lq, held_out = (tmp_path / name for name in ("hq", "lq", "held_out"))
     for folder in (hq, lq, held_out):

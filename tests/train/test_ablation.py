@@ -47,6 +47,7 @@ def pairs():
     return [Pair("a", hq, (hq[:, :, ::4, ::4] * 255).byte())]
 
 
+@pytest.mark.slow
 def test_rows_are_trained_measured_and_not_trained_twice(shared, pairs, monkeypatch):
     results = run_all(shared, 1, pairs)
     assert [r.row for r in results] == list(ROWS)

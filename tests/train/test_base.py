@@ -248,6 +248,7 @@ def test_fit_names_a_damaged_file(tmp_path):
         fit_a_line(file)
 
 
+@pytest.mark.slow
 def test_an_unfinished_base_is_not_gone_on_with_from_other_pictures(tmp_path, pictures, monkeypatch):
     """Nor is a prior on the latents of another VAE. Where the pictures lie does not matter."""
     config = BaseConfig(

@@ -171,6 +171,7 @@ def test_a_file_of_somebody_else_is_not_written_over(folders, capsys):
         assert store.read_text() == text
 
 
+@pytest.mark.slow
 def test_several_workers_give_the_same_values(folders):
     pairs, metrics = pair_up(folders / "good", folders / "hq"), choose_metrics(["psnr", "ssim"])
     assert score(pairs, metrics, Work(workers=2), None).values == score(pairs, metrics, Work(), None).values

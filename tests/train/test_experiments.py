@@ -177,6 +177,7 @@ def test_the_discriminator_learns_from_its_own_loss_alone(stepper, batch):
     assert not moved(dict(clean.judge.named_parameters()), with_leftover)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_discriminator_goes_on_as_if_nothing_had_happened(config):
     made = config(
         loss={"lambda_vsd": 0.0, "lambda_gan": 0.5}, run={"steps": 3, "checkpoint_every": 1, "keep_last": 0}

@@ -122,7 +122,7 @@ def test_another_seed_changes_the_result(config, tmp_path):
     assert not torch.equal(first["unet.conv_in.lora_A.weight"], second["unet.conv_in.lora_A.weight"])
 
 
-@pytest.mark.parametrize("lambda_vsd", [pytest.param(0.0, marks=pytest.mark.slow), 0.01])
+@pytest.mark.parametrize("lambda_vsd", [0.0, 0.01])
 def test_losses_fall_on_one_picture(config, batch, lambda_vsd):
     run = trainer(config(loss={"lambda_vsd": lambda_vsd}, optim=FAST))
     lq, hq = batch[0][:1], batch[0][:1].flip(-1)
@@ -188,6 +188,7 @@ def test_losses_that_are_no_numbers_stop_the_run_and_change_nothing(config):
     assert all(torch.equal(p, before[k]) for k, p in run.backbone.generator_parameters().items())
 
 
+@pytest.mark.slow
 def test_a_base_in_one_file_trains_with_the_vocabulary_it_is_given(
     config, micro_in_one_file, micro_architecture, tmp_path, monkeypatch
 ):

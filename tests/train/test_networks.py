@@ -184,6 +184,7 @@ def test_generator_round_trip_and_misfits(backbone, micro):
 # ---- bfloat16 -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_bf16_stays_near_float32(backbone, batch):
     exact, half = backbone(), backbone()
@@ -252,6 +253,7 @@ def trained_alike(backbone, merged):
     return networks
 
 
+@pytest.mark.slow
 def test_merged_adapters_are_the_same_function_in_every_role(backbone, loaded):
     beside, merged = (trained_alike(backbone, way) for way in (False, True))
     for ours, expected in zip(roles(merged), roles(beside), strict=True):

@@ -135,7 +135,7 @@ def example(batch):
     return Batch(*batch, draw(0, [0, 1], (4, 8, 8), TrainConfig().loss, CPU))
 
 
-@pytest.mark.parametrize("recompute", ["none", "decoder", "all"])
+@pytest.mark.parametrize("recompute", ["none", pytest.param("decoder", marks=pytest.mark.slow), "all"])
 def test_one_backbone_equals_three_copies(backbone, loaded, example, recompute):
     networks, start = started(backbone)
     networks.recompute(recompute)
@@ -188,7 +188,7 @@ def test_recomputing_changes_no_bit(backbone, example):
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("what", ["decoder", "all"])
+@pytest.mark.parametrize("what", [pytest.param("decoder", marks=pytest.mark.slow), "all"])
 def test_recomputing_keeps_less(backbone, example, what):
     def kept(networks):
         sizes = {}
@@ -207,7 +207,9 @@ def test_recomputing_keeps_less(backbone, example, what):
     assert kept(again) < (0.9 if what == "decoder" else 0.5) * kept(plain)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("bf16", torch.bfloat16), pytest.param("fp16", torch.float16, marks=pytest.mark.slow)]
+)
 def test_frozen_parts_are_half_and_trained_parts_are_not(backbone, example, name, dtype):
     exact, _ = started(backbone)
     networks, _ = started(backbone)

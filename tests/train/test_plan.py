@@ -14,6 +14,7 @@ from train.loop import Trainer
 from train.plan import activation_bytes
 
 
+@pytest.mark.slow
 def test_the_plan_names_what_is_trained_and_takes_no_step(config, tmp_path, capsys):
     config = config(run={"steps": 7, "batch_size": 2, "accumulation": 3})
     file = tmp_path / "config.toml"

@@ -219,6 +219,7 @@ def test_a_state_is_whole_or_not_there(tmp_path, monkeypatch):
     assert read_state(path)["step"] == 1
 
 
+@pytest.mark.slow
 def test_the_newest_and_the_best_are_kept(run):
     config = run("kept", run={"steps": 3, "checkpoint_every": 1, "keep_last": 2, "best_by": "psnr"})
     train(config)

@@ -97,6 +97,7 @@ def test_the_converted_file_says_what_it_is(files):
     assert not list(files.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_every_tensor_has_its_place_in_the_network(recorded):
     """Whichever tensor is changed, as many weights of the network change as it has."""
     ram = recorded[0]
