@@ -14,7 +14,7 @@ from torch import nn
 def progress_bar() -> Callable[[int, int], None]:
     """A callback for the core: it takes (parts done, parts in all), and moves the bar of the running node.
 
-    It raises ComfyUI's own interruption when Cancel was pressed, so that a node stops within one tile.
+    It raises ComfyUI's own interruption when Cancel was pressed, so that a node stops after each tile or stage.
     """
     model_management.throw_exception_if_processing_interrupted()
     bar = ProgressBar(1)
@@ -28,7 +28,7 @@ def progress_bar() -> Callable[[int, int], None]:
 
 @contextmanager
 def cancelled_between_layers(modules: Iterable[nn.Module | None]) -> Iterator[None]:
-    """Heed Cancel before every layer of the modules: on a processor a call of the UNet takes ten seconds."""
+    """Heed Cancel before every layer of the modules."""
 
     def ask(*_: object) -> None:
         model_management.throw_exception_if_processing_interrupted()

@@ -36,6 +36,7 @@ from .demo_evaluation import (
     tabulate,
     vae_round_trip,
 )
+from .evaluation.tables import markdown
 from .heldout import heldout_crops
 from .pages import write_parts
 
@@ -109,16 +110,16 @@ def format_draws(draws: Sequence[Draw]) -> str:
         "over the blur",
         "worst picture",
     )
-    lines = [_line(heads), "|" + "---|" * len(heads)]
+    rows = []
     for i, d in enumerate(draws):
         name = f"{d.seed}, above" if i == 0 else str(d.seed)
-        lines.append(_line((name, *_cells(d.psnr, d.psnr_over, d.ssim, d.ssim_over), f"{d.worst:+.2f} dB")))
+        rows.append([name, *_cells(d.psnr, d.psnr_over, d.ssim, d.ssim_over), f"{d.worst:+.2f} dB"])
     overs = [
         tuple(map(fmean, zip(*(getattr(d, n) for d in draws), strict=True)))
         for n in ("psnr_over", "ssim_over")
     ]
     means = _cells(fmean(d.psnr for d in draws), overs[0], fmean(d.ssim for d in draws), overs[1])
-    return "\n".join([*lines, _line(("mean", *means, ""))])
+    return markdown(heads, [*rows, ["mean", *means, ""]])
 
 
 def _cells(
@@ -128,10 +129,6 @@ def _cells(
         *(f"{psnr:.2f}", f"{psnr_over[0]:+.2f}", f"{psnr_over[1]:+.2f}"),
         *(f"{ssim:.3f}", f"{ssim_over[0]:+.4f}", f"{ssim_over[1]:+.3f}"),
     )
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def before_after(lq: Tensor, demo: OSEDiff) -> Tensor:

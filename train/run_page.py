@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from osediff_core.pictures.images import read_image
+from osediff_core.pictures.formats import size_of
 from osediff_core.report.cases import Case, View
 from osediff_core.report.page import Report, Section, Table
 
@@ -103,10 +103,15 @@ def _cases(sheets: list[tuple[int, Path]]) -> list[Case]:
     """A case for each row of the sheets."""
     if not sheets:
         return []
-    sizes = [read_image(path).rgb.shape[-2:] for _, path in sheets]
-    side = sizes[0][1] // COLUMNS
-    count = min(height for height, _ in sizes) // side
+    sizes = [_size(path) for _, path in sheets]
+    side = sizes[0][0] // COLUMNS
+    count = min(height for _, height in sizes) // side
     return [_case(row, side, sheets) for row in range(count)]
+
+
+def _size(sheet: Path) -> tuple[int, int]:
+    with sheet.open("rb") as file:
+        return size_of(file, sheet.name)  # (width, height)
 
 
 def _case(row: int, side: int, sheets: list[tuple[int, Path]]) -> Case:

@@ -161,13 +161,3 @@ def note(text: str) -> None:
 def say(text: str) -> None:
     """Tell what must be heard, --quiet or not."""
     logging.getLogger(__name__).error(text)
-
-
-def version() -> str:
-    """Return the installed version, in words where there is none."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("osediff")
-    except metadata.PackageNotFoundError:
-        return "from a folder that is not installed"

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
+from .. import __version__
 from ..errors import OSEDiffError, shortened
 from ..pictures.jobs import Job
 from ..pictures.results import made, sides
 from ..sizes import SCALE, Size
 from ..text_files import parse_json
-from .console import version
 
 PROGRAM = "program"  # what a note calls the version, which by itself makes no difference
 LONGEST_PROMPT = 1000  # letters noted: a JPEG's block, which holds the photograph's EXIF too, is of 64 KiB
@@ -46,7 +46,7 @@ def notes_of(args: argparse.Namespace) -> Callable[[], Mapping[str, object]]:
         told = {name: getattr(args, name) for name in ("color", "detail", "strength", "tile", "overlap")}
         optional = {"prompt": shortened(args.prompt, LONGEST_PROMPT), "quality": args.quality}
         return {
-            PROGRAM: f"osediff {version()}",
+            PROGRAM: f"osediff {__version__}",
             **known,
             "size": str(args.size),
             **told,

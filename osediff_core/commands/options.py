@@ -10,15 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..choices import COLORS, DTYPES, MOST_DETAIL, OFFLOADS
 from ..errors import OSEDiffError
+from ..pictures.jobs import ALL, CHANGED
 from ..pictures.naming import SAME, check_template
 from ..sizes import COVER, DEFAULT_SCALE, FIT, FOUR_TIMES, LONG_SIDE, MEGAPIXELS, SCALE, Size
-from .console import Parser, version
+from .console import Parser
 from .pipes import PIPE
 
 FORMATS = ("png", "jpg", "webp", "tif", "bmp", SAME)
-OVERWRITE, ALL, CHANGED = "--overwrite", "all", "changed"
+OVERWRITE = "--overwrite"
 USAGE = "osediff IN OUT [options]\n       osediff IN ... --to FOLDER [options]"
 MANY = "one name, or more than two"
 EPILOG = """\
@@ -81,7 +83,7 @@ def restore_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     add(OVERWRITE, choices=(ALL, CHANGED), metavar=f"[{CHANGED}]", help=again)
     add("--recursive", action="store_true", help="look into the folders inside IN as well")
     add("--quiet", action="store_true", help="say nothing but errors")
-    add("--version", action="version", version=f"osediff {version()}")
+    add("--version", action="version", version=f"osediff {__version__}")
     _add_picture_options(parser)
     _add_model_options(parser)
     return parser

@@ -20,7 +20,7 @@ from ..pictures.results import sides
 from ..sizes import COVER, FIT
 from .console import DONE, FAILED, INTERRUPTED, USAGE, answer, closest, messages, note, say, show
 from .made_with import comparison, notes_of, size_in_names, written
-from .options import ALL, parse_restore
+from .options import parse_restore
 from .pipes import PIPE, piped
 from .processes import Outcome, Process, device_of, forget, report, this_process
 
@@ -107,7 +107,7 @@ def _jobs(args: argparse.Namespace, process: Process, settings: Callable[[], Map
     suffix = args.format if args.format in (None, SAME) else f".{args.format}"
     rules = Rules(
         Naming(suffix, args.name, named),
-        overwrite=args.overwrite == ALL or args.overwrite or False,
+        overwrite=args.overwrite,
         recursive=args.recursive,
         compare=comparison(args.size, settings),
         share=(process.rank, process.count),

@@ -145,18 +145,28 @@ def _to_picture(opened: Opened, name: str, full: bool = False) -> Picture:
     meaning = opened.profile or opened.encoding or adobe
     eight = to_8bit(colour, name)
     srgb = to_srgb(eight, meaning, name)
-    deep = full and opened.full is not None
-    moved = bool(meaning) and not np.array_equal(np.asarray(eight.convert("RGB")), np.asarray(srgb))
-    convert = converter(opened.profile) if moved and opened.profile else None
+    values = None if not full or opened.full is None else _in_full(opened, eight, srgb, meaning)
     if image.mode in GREY_MODES:  # a profile may move one channel a level beside the others
         srgb = srgb.convert("L").convert("RGB")
     rgb, mask = _to_tensor(srgb), None if alpha is None else _to_tensor(alpha)
     is_one = image.mode in (*GREY_MODES, "P", "PA") and bool(is_grey(rgb))
-    if deep and opened.full is not None and (convert is not None or not moved):
-        values = opened.full() if convert is None else convert(opened.full())
-        rgb = _upright_in_full(values, orientation)
+    rgb = rgb if values is None else _upright_in_full(values, orientation)
     rgb = rgb if mask is None else fill_hidden(rgb, mask)
-    return Picture(rgb, mask, photo.kept, image.mode, is_one, notes, deep)
+    return Picture(rgb, mask, photo.kept, image.mode, is_one, notes, full and opened.full is not None)
+
+
+def _in_full(
+    opened: Opened, eight: Image.Image, srgb: Image.Image, meaning: bytes | Encoding | None
+) -> np.ndarray | None:
+    """Give the colours with all bits, (H, W, 1 or 3) in [0, 1]; None where a profile of tables moves them.
+
+    eight: the colours in 8 bits before `meaning`, a profile or an encoding, made them `srgb`.
+    """
+    assert opened.full is not None
+    if not meaning or np.array_equal(np.asarray(eight.convert("RGB")), np.asarray(srgb)):
+        return opened.full()
+    convert = converter(opened.profile) if opened.profile else None
+    return None if convert is None else convert(opened.full())
 
 
 def _upright_in_full(values: np.ndarray, orientation: object) -> Tensor:

@@ -45,6 +45,8 @@ class Jobs:
         return len(self.there)
 
 
+ALL, CHANGED = "all", "changed"
+"""Results that are there and are made again: all, or those that were made otherwise."""
 Compare = Callable[[Job], str]
 """Says how a result that is there was made otherwise than it would be now; "" where nothing is known."""
 
@@ -53,14 +55,14 @@ Compare = Callable[[Job], str]
 class Rules:
     """How pictures become jobs.
 
-    overwrite: whether results that are there are made again; "changed": those alone that `compare` finds to
-    be made otherwise. An empty or cut result counts as none. recursive: into the folders inside. share (rank,
+    overwrite: which results that are there are made again: None, ALL, or CHANGED, which `compare` finds to be
+    made otherwise. An empty or cut result counts as none. recursive: into the folders inside. share (rank,
     count): every count-th picture, for processes that divide them; which ones does not depend on what is
     there already. look_only: make no folder and try none.
     """
 
     naming: Naming = PLAIN
-    overwrite: bool | str = False
+    overwrite: str | None = None
     recursive: bool = False
     compare: Compare = lambda job: ""
     share: tuple[int, int] = (0, 1)
@@ -138,7 +140,7 @@ def _single(source: Path, target: Path, rules: Rules) -> Jobs:
     job = Job(source, target)
     if target.exists() and target.samefile(source):
         raise OSEDiffError(f"{source} would be written over itself; name another file for the result")
-    if rules.overwrite is not True and _is_there(target):
+    if rules.overwrite != ALL and _is_there(target):
         difference = rules.compare(job)
         if not rules.overwrite:
             made = f", made with {difference}" if difference else ""
@@ -201,7 +203,7 @@ def _keep_originals(jobs: Sequence[Job]) -> None:
 def _left(jobs: Sequence[Job], left_out: str, rules: Rules) -> Jobs:
     """What is to be done of these, with the folders that it needs."""
     mine = jobs[rules.share[0] :: rules.share[1]]
-    there = [] if rules.overwrite is True else [job for job in mine if _is_there(job.target)]
+    there = [] if rules.overwrite == ALL else [job for job in mine if _is_there(job.target)]
     differences = {job: rules.compare(job) for job in there}
     done = {job for job, words in differences.items() if not (words and rules.overwrite)}
     left = [job for job in mine if job not in done]

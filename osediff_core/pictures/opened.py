@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 WITH_ALPHA = 8  # bytes that a pixel with transparency takes while it is read, for what it hides is filled in
 # Dots per inch that can be meant: what is beyond was never measured.
 LOWEST_DPI, HIGHEST_DPI = 1.5, 100_000
+Full = Callable[[], np.ndarray]
+"""Gives colours of more than 8 bits, float32 (H, W, 1 or 3) in [0, 1]."""
 GAIN_MAP = re.compile(rb"hdr-gain-map|HDRGainMap|MotionPhoto")
 
 
@@ -43,7 +45,7 @@ class Opened:
     xmp: bytes | None = None
     turned: bool = False
     more: bool = False
-    full: Callable[[], np.ndarray] | None = None
+    full: Full | None = None
     notes: Notes = field(default_factory=Notes)
 
 

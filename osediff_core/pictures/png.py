@@ -9,7 +9,7 @@ import io
 import logging
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
@@ -22,7 +22,7 @@ from ..errors import OSEDiffError
 from .blocks import Notes, inflate
 from .encodings import Encoding, from_code_points, from_figures
 from .exif import exif_of
-from .opened import WITH_ALPHA, Opened, check_size
+from .opened import WITH_ALPHA, Full, Opened, check_size
 from .pixels import in_full, levels
 
 log = logging.getLogger(__name__)
@@ -206,9 +206,6 @@ def _colours(chunks: dict[bytes, bytes], path: str, name: str) -> tuple[bytes | 
     except ValueError as error:
         log.warning("%s: what it says of its colours cannot be used (%s); taken as sRGB", name, error)
         return None, None
-
-
-Full = Callable[[], np.ndarray]
 
 
 def _decoded(chunks: Chunks, encoding: Encoding | None, name: str) -> tuple[Image.Image, Full | None]:

@@ -10,7 +10,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
@@ -23,7 +23,7 @@ from ..errors import OSEDiffError
 from .blocks import TIFF_IPTC, TIFF_XMP, Notes
 from .exif import Bounded
 from .filling import is_filled_up, warn_of_filling
-from .opened import WITH_ALPHA, Opened, check_size
+from .opened import WITH_ALPHA, Full, Opened, check_size
 from .pixels import in_full, levels, to_srgb
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES = 256, 257, 258, 259, 262, 266, 277
@@ -288,9 +288,6 @@ def _part(
     if layout.predictor == 2:
         unsigned = np.cumsum(unsigned, axis=1, dtype=unsigned.dtype)
     return unsigned.view(layout.dtype)
-
-
-Full = Callable[[], np.ndarray]
 
 
 def _full(colour: np.ndarray, layout: Layout, name: str) -> Full | None:

@@ -90,13 +90,8 @@ def restore(
 
         if alpha is not None or dtype != torch.float32:
             raise OSEDiffError("alpha and dtype are of tensors: other pictures bring theirs")
-        options = {
-            "prompt": prompt,
-            "color": color,
-            "detail": detail,
-            "progress": progress,
-            "runtime": runtime,
-        }
+        options = {"prompt": prompt, "color": color, "detail": detail}
+        options |= {"progress": progress, "runtime": runtime}
         return cast(Any, restore_held(cast(Any, partial(restore, model)), lq, to, cut | options))
     if alpha is not None:
         check_alpha(alpha, lq)

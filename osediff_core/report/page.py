@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from .. import __version__
 from ..errors import OSEDiffError, printable
 from ..pictures.files import check_place
 from ..whole_files import write_whole
@@ -220,8 +221,8 @@ def _definitions(facts: Mapping[str, str]) -> str:
 
 def _versions() -> str:
     """This program and the libraries that pictures come out of, as far as they are installed packages."""
-    found = []
-    for name in ("osediff", *LIBRARIES):
+    found = [f"osediff {__version__}"]
+    for name in LIBRARIES:
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:

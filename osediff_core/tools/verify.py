@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .. import __version__
 from ..color import match_color, to_levels
 from ..errors import OSEDiffError, printable
 from ..model import OSEDiff
@@ -33,7 +34,7 @@ from .published import SOURCES
 
 INPUT_ENDINGS, OUTPUT_ENDINGS = ("_lr", "_lq"), ("_published", "_sr")
 WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pkl", ".pth", ".pt")
-PACKAGES = ("osediff", "transformers", "safetensors", "numpy", "pillow")
+PACKAGES = ("transformers", "safetensors", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def file_lines(what: str, path: Path) -> list[str]:
 def machine_lines(model: OSEDiff) -> list[str]:
     """Versions and devices, without anything that tells who or where the user is."""
     # torch's own word for itself: what is installed as 2.15.0 may be 2.15.0+cu132, or built for no card.
-    versions = ", ".join([f"torch {torch.__version__}", *(f"{name} {_version(name)}" for name in PACKAGES)])
+    known = [f"torch {torch.__version__}", f"osediff {__version__}"]
+    versions = ", ".join([*known, *(f"{name} {_version(name)}" for name in PACKAGES)])
     return [
         f"python {platform.python_version()} on {platform.system()} {platform.machine()}; {versions}",
         f"device {model.device.type} ({_device_name(model.device)}), dtype {str(model.dtype)[6:]}",

@@ -216,10 +216,12 @@ def test_a_mistake_on_the_command_line_is_named_before_anything_is_loaded(
     written, monkeypatch, capsys, arguments, words
 ):
     monkeypatch.setattr("train.__main__._train", lambda config: pytest.fail("it began"))
-    with pytest.raises(SystemExit) as ended:
-        main([str(written("")), *arguments])
+    try:
+        status = main([str(written("")), *arguments])
+    except SystemExit as ended:  # newer versions of tyro answer by themselves
+        status = ended.code
     said = capsys.readouterr().err
-    assert ended.value.code == 2
+    assert status == 2
     assert [word for word in words if word not in said] == []
 
 
