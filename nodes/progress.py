@@ -14,7 +14,7 @@ from torch import nn
 def progress_bar() -> Callable[[int, int], None]:
     """A callback for the core: it takes (parts done, parts in all), and moves the bar of the running node.
 
-    It raises ComfyUI's own interruption when Cancel was pressed, so that a node stops after each tile or stage.
+    It raises ComfyUI's own interruption when Cancel was pressed, so that a node stops after a tile or stage.
     """
     model_management.throw_exception_if_processing_interrupted()
     bar = ProgressBar(1)
