@@ -50,5 +50,7 @@ def restore(model: OSEDiff, lq: Tensor, scale: int = 4, prompt: str = "") -> Ten
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("python docs/osediff_in_one_page.py PICTURE RESULT")
     source, target = sys.argv[1:]
     write_image(target, restore(OSEDiff.from_pretrained(device="cpu"), read_image(source).rgb))

@@ -60,8 +60,8 @@ def _serve(args: argparse.Namespace) -> int:
 
     device = {"dtype": args.dtype, "device": args.device}
     more = device | {"vocabulary": args.vocabulary, "offload": args.offload}
-    model = OSEDiff.from_pretrained(args.base, args.weights, **more)
     tagger = Tagger.from_pretrained(args.tagger, **device) if args.tagger else None
+    model = OSEDiff.from_pretrained(args.base, args.weights, **more)
     show(f"http://{args.listen or HERE}:{args.port} (Ctrl-C ends it)")
     with tempfile.TemporaryDirectory(prefix="osediff-app-") as folder:
         built = page(gr, Work(model, tagger, Path(folder)), folders=args.listen is None)

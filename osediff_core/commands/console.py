@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import NoReturn
@@ -105,6 +105,27 @@ def messages(quiet: bool) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def told_as(names: Mapping[str, str]) -> Iterator[None]:
+    """Tell files by other names than they have, for those that stand in for something else."""
+
+    def rename(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        for name, other in names.items():
+            text = text.replace(name, other)
+        record.msg, record.args = text, ()
+        return True
+
+    handlers = logging.getLogger("osediff_core").handlers
+    for handler in handlers:
+        handler.addFilter(rename)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(rename)
 
 
 class _Stderr(logging.Handler):

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import OSEDiffError
-from .console import show_bytes
+from .console import show_bytes, told_as
 
 PIPE = "-"
 
@@ -30,6 +30,7 @@ def piped(sources: Sequence[str], target: str, suffix: str) -> Iterator[tuple[li
                 kind = "closed" if sys.stdin is None else "a terminal"
                 raise OSEDiffError(f"- is stdin, which is {kind} here: pipe a picture in, or name a file")
             given.write_bytes(sys.stdin.buffer.read())
-        yield [str(given) if s == PIPE else s for s in sources], str(result) if target == PIPE else target
+        with told_as({str(given): "stdin", str(result): "stdout"}):
+            yield [str(given) if s == PIPE else s for s in sources], str(result) if target == PIPE else target
         if result.exists():
             show_bytes(result.read_bytes())

@@ -123,6 +123,10 @@ def _jobs(args: argparse.Namespace, process: Process, settings: Callable[[], Map
 
 def _check_before_loading(args: argparse.Namespace, jobs: Jobs) -> None:
     """Raise OSEDiffError for what would be found out once all is loaded."""
+    for option in ("weights", "tagger", "vocabulary"):
+        named = getattr(args, option)
+        if named is not None and not Path(named).exists():
+            raise OSEDiffError(f"--{option} names {named}, which is not there: check the path, or fetch it")
     if args.spill is not None and not args.spill.is_dir():
         raise OSEDiffError(f"there is no folder {args.spill} to spill to: make it, or name another one")
     known = sides(jobs.todo[0].source) if len(jobs.todo) == 1 and args.size.by not in (FIT, COVER) else None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
+from PIL import Image
 
 from osediff_core.commands import cli
 from train.config import TrainConfig
@@ -28,21 +29,82 @@ BIN = "Scripts" if os.name == "nt" else "bin"
 
 
 def commands():
-    """Every line of a page that begins with `osediff` and is indented as code."""
+    """Every line of a page that runs `osediff`, indented as code, with what feeds it and takes from it."""
     for page in PAGES:
         for line in page.read_text(encoding="utf-8").splitlines():
-            found = re.fullmatch(r"    (?:\$ )?(?:cat \S+ \| )?(osediff .*)", line)
-            if found and not found[1].startswith(("osediff COMMAND", "osediff: ")):
+            found = re.fullmatch(r"    (?:\$ )?((?:cat \S+ \| )?osediff .*)", line)
+            if found and not re.match(r"osediff (COMMAND|: )", found[1]):
                 yield page.name, found[1]
 
 
 @pytest.mark.parametrize(("page", "line"), sorted(set(commands())))
 def test_every_command_of_the_pages_is_understood(page, line, monkeypatch):
     """Its options are there, and its values may be what they are; nothing is done, for most need weights."""
-    words = shlex.split(line.split(" > ")[0], comments=True)[1:]
+    words = shlex.split(line.split(" > ")[0].split(" | ")[-1], comments=True)[1:]
     for module in {command.module for command in cli.COMMANDS.values()} | {"restore"}:
         monkeypatch.setattr(import_module(f"osediff_core.commands.{module}"), "answer", lambda *_: 0)
     assert cli.main(words) == 0, page
+
+
+NOT_RUN = {
+    r"osediff fetch \w": "asks the network",
+    r"v2-1_512-ema-pruned\.ckpt": "needs a base of full size in one file: tests/e2e/test_full_size.py",
+}
+"""What no test runs as the pages have it, and why."""
+
+
+@pytest.fixture
+def place(tmp_path, micro, tiny_tagger):
+    """What the pages name: pictures, and the small recorded models under the names of large ones."""
+    photo = Image.linear_gradient("L").resize((40, 32)).convert("RGB")
+    names = ["photo.jpg", "photo.png", "a.jpg", "b.png", "photos/c.jpg", "more/d.png", "frames/000001.png"]
+    for name in [*names, "holidays/sea/e.jpg", "IN/f.png", "LQ_FOLDER/g.png"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        photo.save(tmp_path / name)
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    bases = ["stable-diffusion-2-1-base-fp16", "BASE", "path/to/base", "path/to/stable-diffusion-2-1-base"]
+    weights = ["osediff.pkl", "mine.safetensors", "runs/mine/osediff.safetensors"]
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    for name in bases:
+        (tmp_path / name).symlink_to(micro / "tiny_sd")
+    for name in ["dape.safetensors", "tagger.safetensors"]:
+        (tmp_path / name).symlink_to(tiny_tagger)
+    (tmp_path / weights[0]).symlink_to(micro / "osediff.pkl")
+    program = tmp_path / "bin" / "osediff"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m osediff_core "$@"\n')
+    program.chmod(0o755)
+    shell(tmp_path, f"osediff convert {weights[0]} {weights[1]}")
+    shutil.copyfile(tmp_path / weights[1], tmp_path / weights[2])
+    shell(tmp_path, "osediff LQ_FOLDER PUBLISHED_FOLDER --base BASE --weights osediff.pkl")
+    return tmp_path
+
+
+def shell(place, line):
+    """Run a line there as a shell does; return what it said."""
+    environment = os.environ | {
+        "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+    }
+    ran = subprocess.run(["sh", "-c", line], cwd=place, env=environment, capture_output=True, timeout=300)
+    assert ran.returncode == 0, f"{line}\n{ran.stderr.decode()}"
+    return ran.stdout.decode(errors="replace")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="runs the lines of the pages in a POSIX shell")
+@pytest.mark.parametrize("page", sorted({page for page, _ in commands()}))
+def test_every_command_of_a_page_runs(page, place):
+    """One after the other, as they stand; each leaves what it says, and what stands there before goes."""
+    for line in [line for name, line in commands() if name == page]:
+        if any(re.search(pattern, line) for pattern in NOT_RUN):
+            continue
+        for result in [*place.glob("restored*"), *place.glob("out.png"), *place.glob("OUT")]:
+            shutil.rmtree(result) if result.is_dir() else result.unlink()
+        before = set(place.rglob("*"))
+        said = shell(place, line)
+        assert said or set(place.rglob("*")) - before, line
 
 
 def programs():

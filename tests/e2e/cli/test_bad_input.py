@@ -85,13 +85,12 @@ def other_base(path):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda path: None, "w.pkl"),
         (lambda path: path.write_bytes(b""), "w.pkl"),
         (lambda path: path.write_bytes((MICRO / "osediff.pkl").read_bytes()[:9999]), "w.pkl"),
         (code_in_a_pickle, "w.pkl"),
         (other_base, "lora_A|conv_in|shape"),
     ],
-    ids=["missing", "empty", "cut off", "with code in it", "of another base"],
+    ids=["empty", "cut off", "with code in it", "of another base"],
 )
 def test_checkpoints_that_cannot_be_loaded(tmp_path, monkeypatch, capsys, make, says, picture):
     monkeypatch.chdir(tmp_path)
@@ -104,6 +103,17 @@ def test_checkpoints_that_cannot_be_loaded(tmp_path, monkeypatch, capsys, make, 
     assert said.count("\n") == 1
     assert not (tmp_path / "b.png").exists()
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("option", ["weights", "tagger", "vocabulary"])
+def test_a_file_that_is_not_there_is_told_before_anything_is_loaded(
+    osediff, picture, monkeypatch, micro_options, option
+):
+    picture("a.png")
+    monkeypatch.setattr(OSEDiff, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    status, said = osediff("a.png", "b.png", *micro_options, f"--{option}", "nowhere")
+    assert status == 2
+    assert f"--{option} names nowhere, which is not there" in said
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_a_picture_goes_from_stdin_to_stdout(model, picture, tmp_path, monkeypat
     assert main(["-", "-"]) == 1
     out, err = capsysbinary.readouterr()
     assert out == b""
-    assert b"stdin is not a picture" in err
+    assert b": stdin is not a picture" in err  # and not the file that stands in for it
     given = io.TextIOWrapper(io.BytesIO(content))
     monkeypatch.setattr(given, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdin", given)

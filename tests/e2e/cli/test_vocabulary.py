@@ -1,5 +1,7 @@
 """--vocabulary: a base in one file has no tokenizer, so every command that loads one can be told of it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -48,6 +50,7 @@ def test_without_one_the_sentence_names_the_option_and_a_wrong_one_is_named(sing
 
 @pytest.mark.parametrize("argv", COMMANDS.values(), ids=COMMANDS)
 def test_it_reaches_the_loading(single_file, model, capsys, monkeypatch, argv):
+    Path("words").mkdir()
     seen = []
 
     def load(*args, **options):
