@@ -17,9 +17,9 @@ from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.text_files import read_text
 from osediff_core.whole_files import write_whole
-from train.console import refuse, start_console
 from train.evaluation.tables import markdown
-from train.tables import from_table, parse_toml
+from train.programs.console import refuse, start_console
+from train.programs.tables import from_table, parse_toml
 
 ROOT = Path(__file__).resolve().parents[1]
 README, SOURCES, PAGE = "README.md", "docs/claims.toml", "docs/claims.md"

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from osediff_core.color import to_levels
 from train.config import TrainConfig, read_config
 from train.data import build_dataset
-from train.dead_leaves import dead_leaves
+from train.pictures.dead_leaves import dead_leaves
 
 
 def write_pictures(folder: Path, count: int, side: int) -> tuple[Path, Path]:

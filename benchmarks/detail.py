@@ -21,9 +21,9 @@ from osediff_core.pictures.images import write_image
 from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
 from osediff_core.pipeline.runtime import Runtime
-from train.demo_evaluation import Pair, bicubic, degraded_pairs, measure, quantise
-from train.heldout import heldout_crops
-from train.metrics import psnr_y
+from train.demo.evaluation import Pair, bicubic, degraded_pairs, measure, quantise
+from train.demo.heldout import heldout_crops
+from train.evaluation.fidelity import psnr_y
 
 DIALS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 SCALE = 4

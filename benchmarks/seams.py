@@ -19,7 +19,7 @@ from torch import Tensor
 
 from osediff_core import OSEDiff, restore
 from osediff_core.pipeline.unet_tiles import Box, grid
-from train.demo_evaluation import quantise
+from train.demo.evaluation import quantise
 from train.evaluation.artifacts import borders, seam_ratio
 
 LEVEL = 1 / 255

@@ -30,15 +30,16 @@ from osediff_core.diffusion import alphas_cumprod
 from osediff_core.network.config import UNetConfig, VAEConfig, read_config
 from osediff_core.network.unet import UNet
 from osediff_core.network.vae import VAE
-from train import draws, feed, steps
 from train.config import ModelConfig, TrainConfig
 from train.data import REMARKS
-from train.feed import Feed
+from train.engine import feed, steps
+from train.engine.feed import Feed
+from train.engine.shares import Share
+from train.engine.steps import Stepper
 from train.networks import Backbone
-from train.perceptual import gradient_loss
-from train.prompt_sources import Prompter
-from train.shares import Share
-from train.steps import Stepper
+from train.objectives import draws
+from train.objectives.perceptual import gradient_loss
+from train.prompts.prompter import Prompter
 
 SIDE, REPEATS = 512, 20
 

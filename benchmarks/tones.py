@@ -23,9 +23,9 @@ from torch import Tensor
 from osediff_core import OSEDiff, restore
 from osediff_core.choices import COLORS
 from osediff_core.resize import resize_bicubic
-from train.demo_evaluation import quantise
+from train.demo.evaluation import quantise
+from train.demo.heldout import HELD_OUT, folder_pictures, read_heldout
 from train.evaluation.artifacts import SQUARE, tone_errors
-from train.heldout import HELD_OUT, folder_pictures, read_heldout
 
 SCALE = 4
 NOISES = (1, 10, 20, 40)

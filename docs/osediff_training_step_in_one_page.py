@@ -15,11 +15,11 @@ from torch.optim import AdamW, Optimizer
 from osediff_core import OSEDiff
 from osediff_core.base.load import DEMO_BASE
 from train.config import PUBLISHED_NEGATIVE_PROMPT, LossConfig, ModelConfig
-from train.dead_leaves import dead_leaves
 from train.degradation import DegradationConfig, degrade
-from train.draws import Draws, draw
 from train.networks import Backbone
-from train.perceptual import gradient_loss
+from train.objectives.draws import Draws, draw
+from train.objectives.perceptual import gradient_loss
+from train.pictures.dead_leaves import dead_leaves
 
 T, LAMBDA_1, LAMBDA_2, GUIDANCE = 999, 2.0, 1.0, 7.5
 

@@ -11,7 +11,7 @@ from osediff_core.commands.console import show
 from osediff_core.device.huge_pages import ask_for_huge_pages
 from osediff_core.errors import OSEDiffError
 
-from .console import refuse, start_console
+from .programs.console import refuse, start_console
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from .config import TrainConfig, read_config
+    from .config import TrainConfig
+    from .programs.tables import read_config
 
     wants_help = not arguments or arguments[0] in ("-h", "--help")
     if not wants_help and arguments[0].startswith("-"):
@@ -86,13 +87,13 @@ def _boolean(words: list[str]) -> bool:
 
 
 def _plan(config: TrainConfig) -> str:
-    from .plan import plan
+    from .engine.dry_run import plan
 
     return plan(config)
 
 
 def _train(config: TrainConfig) -> str:
-    from .loop import train
+    from .engine.loop import train
 
     return f"The newest checkpoint is {train(config)}"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Mapping
@@ -23,13 +22,15 @@ from osediff_core.model import OSEDiff
 from osediff_core.pipeline.run import restore
 from osediff_core.whole_files import sweep, write_whole
 
-from .config import TrainConfig, read_config, to_toml
-from .console import refuse, start_console
-from .demo_evaluation import SCALE, Pair, bicubic, degraded_pairs, measure
-from .heldout import heldout_crops
-from .loop import train
-from .pages import write_parts
-from .setup import fingerprint
+from .config import TrainConfig
+from .demo.evaluation import SCALE, Pair, bicubic, degraded_pairs, measure
+from .demo.heldout import heldout_crops
+from .engine.loop import train
+from .engine.setup import fingerprint
+from .evaluation.seeds import beyond_chance, quantile, spread
+from .programs.console import refuse, start_console
+from .programs.pages import write_parts
+from .programs.tables import read_config, to_toml
 
 CONFIG = Path(__file__).parent / "configs" / "ablation.toml"
 GAN_WEIGHT = 0.05
@@ -40,8 +41,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "VSD loss in image domain": {"vsd_space": "image"},
     "OSEDiff (VSD in latent)": {},
 }
-STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Two-sided 95 % quantiles of Student's t with 1, 2, ... 9 degrees of freedom."""
 PART = "Table 3"
 """Of docs/ablation.md, that this program writes; the words around it are people's."""
 MEASURES = ("psnr", "ssim", "sharpness")
@@ -103,33 +102,6 @@ def run_all(base: TrainConfig, seeds: int, pairs: list[Pair]) -> list[Result]:
                 write_whole(store, json.dumps([asdict(r) for r in known], indent=1).encode())
             results.append(done[0])
     return results
-
-
-def mean_and_error(values: list[float]) -> tuple[float, float]:
-    """Return a mean and its standard error over the runs; of one run, the error is infinite."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, math.inf
-    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
-
-
-def spread(values: list[float], digits: int = 3) -> str:
-    """Write a mean with its standard error over the runs; of one run, the value alone."""
-    mean, error = mean_and_error(values)
-    said = f"{mean:.{digits}f}"
-    return f"{said} ± {error:.{digits}f}" if math.isfinite(error) else said
-
-
-def beyond_chance(values: list[float]) -> bool:
-    """Say whether zero lies outside the 95 % interval of the mean, by Student's t."""
-    mean, error = mean_and_error(values)
-    return abs(mean) > quantile(len(values)) * error
-
-
-def quantile(runs: int) -> float:
-    """Return how many standard errors the 95 % interval of a mean over `runs` values reaches."""
-    return STUDENT_T[min(runs - 1, len(STUDENT_T)) - 1] if runs > 1 else math.inf
 
 
 def table(results: list[Result], reference: Mapping[str, float]) -> str:

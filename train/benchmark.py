@@ -19,11 +19,11 @@ from osediff_core.device.huge_pages import ask_for_huge_pages
 from osediff_core.errors import OSEDiffError
 from osediff_core.report.page import check_page, write_report
 
-from .console import refuse, start_console
 from .evaluation.comparison import ComparisonConfig, compare, remedies, report
 from .evaluation.looking import comparison_report
-from .pages import write_parts
-from .tables import read_config
+from .programs.console import refuse, start_console
+from .programs.pages import write_parts
+from .programs.tables import read_config
 
 COMMAND = "train.benchmark"
 

@@ -11,21 +11,17 @@ from osediff_core.errors import OSEDiffError
 
 from .data import DataConfig
 from .degradation import DegradationConfig
-from .losses import TERMS, DataTerm, VSDForm
-from .perceptual import PerceptualName
-from .prompt_sources import PromptConfig
-from .recompute import Recompute
-from .tables import from_table as from_table
-from .tables import parse_toml as parse_toml
-from .tables import read_config as read_config
-from .tables import to_toml as to_toml
-
-PUBLISHED_NEGATIVE_PROMPT = (
-    "painting, oil painting, illustration, drawing, art, sketch, cartoon, CG Style, 3D render, "
-    "unreal engine, blurring, dirty, messy, worst quality, low quality, frames, watermark, signature, "
-    "jpeg artifacts, deformed, lowres, over-smooth"
-)
-
+from .networks.config import PUBLISHED_NEGATIVE_PROMPT as PUBLISHED_NEGATIVE_PROMPT
+from .networks.config import ModelConfig
+from .networks.recompute import Recompute
+from .objectives.config import LossConfig
+from .objectives.losses import TERMS
+from .optim.config import OptimConfig
+from .programs.tables import from_table as from_table
+from .programs.tables import parse_toml as parse_toml
+from .programs.tables import read_config as read_config
+from .programs.tables import to_toml as to_toml
+from .prompts.prompter import PromptConfig
 
 VAE_REDUCTION = 8
 """What Stable Diffusion's VAE divides sides by, so that crops are a multiple of it."""
@@ -44,110 +40,6 @@ AT_LEAST_1 = (
 )  # fmt: skip
 SHARES = ("optim.beta1", "optim.beta2", "optim.ema_decay")
 MAY_BE_INFINITE = ("optim.max_grad_norm",)
-
-
-@dataclasses.dataclass
-class ModelConfig:
-    """The base and what is trained on it."""
-
-    base: str = ""
-    """The base: a diffusers folder, a single file or a hub id; empty means the bundled demo base."""
-    vocabulary: str = ""
-    """Folder with CLIP's vocabulary, for a base in a single file, which has none; empty: looked for."""
-    rank_unet: int = 4
-    """Rank of the LoRA of the generator's UNet, and of the critic's."""
-    rank_vae: int = 4
-    """Rank of the LoRA of the VAE encoder."""
-    lora_alpha: float = 8.0
-    """LoRA scale times rank: the adapters are multiplied by lora_alpha / rank (the published code: 8)."""
-    train_conv_in: bool = True
-    """Train weight and bias of the UNet's conv_in in full, besides its LoRA, as the published code does."""
-    posterior: Literal["sample", "mode"] = "sample"
-    """How the VAE's posterior becomes the LQ latent while training: drawn (published code) or its mode."""
-    prompt: str = ""
-    """The prompt of every picture, for generator, teacher and critic."""
-    negative_prompt: str = PUBLISHED_NEGATIVE_PROMPT
-    """What the teacher is guided away from."""
-    train_vae: Literal["encoder", "decoder", "both", "none"] = "encoder"
-    """Which half of the VAE gets LoRA that is trained (paper: the encoder)."""
-    critic_layers: Literal["all", "middle"] = "all"
-    """Layers of the critic that are trained: all (paper), or the UNet's middle block, which is what the
-    published code does by a slip."""
-    licence: str = ""
-    """Licence of the weights that come out, written into the checkpoint."""
-    init_from: str = ""
-    """A checkpoint, ours or the published .pkl, to start the generator from; critic and optimizer are new."""
-
-
-@dataclasses.dataclass
-class LossConfig:
-    """Weights of the objectives, for pictures in [-1, 1] and latents in scaled units."""
-
-    lambda_data: float = 1.0
-    """Weight of the data term."""
-    lambda_perceptual: float = 2.0
-    """Weight of the perceptual term (lambda_1 of the paper)."""
-    lambda_vsd: float = 1.0
-    """Weight of variational score distillation (lambda_2 of the paper); 0 leaves teacher and critic out."""
-    perceptual: PerceptualName = "lpips"
-    """Perceptual term: "lpips" (VGG, as in the paper), or, with nothing to download, "gradient",
-    "structure" (gradients and SSIM) or "none"."""
-    guidance: float = 7.5
-    """Classifier-free guidance of the teacher; 1 is none."""
-    vsd_first_step: int = 20
-    """Smallest diffusion timestep of the VSD loss, 0 to 999."""
-    vsd_last_step: int = 980
-    """The VSD loss draws timesteps below this one, up to 1000."""
-    lambda_tone: float = 0.0
-    """Weight of the averages of small squares, against tints; 10 cost the demo some SSIM (CHANGELOG.md)."""
-    lambda_csd: float = 0.0
-    """Weight of classifier score distillation, which needs no critic; guidance and timesteps are VSD's."""
-    lambda_gan: float = 0.0
-    """Weight of a hinge GAN loss on pictures, with a small convolutional discriminator of its own."""
-    vsd_form: VSDForm = "published"
-    """Direction of the VSD loss: normalised, between clean latents (published), or between noises (eq. 7)."""
-    vsd_space: Literal["latent", "image"] = "latent"
-    """Where VSD acts: on the generator's latent, or on its picture, encoded by the base's VAE (Table 3)."""
-    critic_updates: int = 1
-    """Steps of the critic for each of the generator."""
-    critic_first_step: int = 0
-    """Smallest diffusion timestep of the critic's loss, 0 to 999."""
-    critic_last_step: int = 1000
-    """The critic's loss draws timesteps below this one, up to 1000."""
-    critic_draws: Literal["own", "shared"] = "own"
-    """Noise and timesteps of the critic's first step: its own (published), or those of VSD (Algorithm 1)."""
-    data: DataTerm = "mse"
-    """The data term: "mse", or "log_mse", which weighs every picture by its own error, as PSNR does."""
-
-
-@dataclasses.dataclass
-class OptimConfig:
-    """AdamW, the same for the generator and the critic."""
-
-    learning_rate: float = 5e-5
-    """Learning rate of the generator and the critic."""
-    output_lr_scale: float = 1.0
-    """Factor on the learning rate of the generator's conv_out, whose errors 1/sqrt(alpha_bar) enlarges."""
-    beta1: float = 0.9
-    """Decay of AdamW's first moment."""
-    beta2: float = 0.999
-    """Decay of AdamW's second moment."""
-    weight_decay: float = 1e-2
-    """AdamW's decoupled weight decay."""
-    epsilon: float = 1e-8
-    """AdamW's epsilon."""
-    max_grad_norm: float = 1.0
-    """Gradient norm that generator and critic are clipped to, each on its own."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly from zero."""
-    decay_steps: int = 0
-    """Steps in which the learning rate falls to zero along half a cosine; 0: constant, as published."""
-    ema_decay: float = 0.0
-    """Decay per step of the running average of the generator that is exported, 0.999 say; 0: no average."""
-    max_skipped: int = 10
-    """Harmful steps among the last 100 that are skipped before the run gives up: infinite, or exploding."""
-    skip_above: float = 100.0
-    """A gradient norm this many times its running average is an explosion; 0: never."""
 
 
 @dataclasses.dataclass

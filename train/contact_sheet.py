@@ -18,10 +18,11 @@ from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import write_image
 
-from .config import TrainConfig, read_config
-from .console import refuse, start_console
+from .config import TrainConfig
 from .data import REMARKS, Sample, build_dataset
-from .report import contact_sheet
+from .programs.console import refuse, start_console
+from .programs.tables import read_config
+from .watch.report import contact_sheet
 
 PAIRS_ACROSS = 4
 

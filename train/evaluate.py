@@ -25,8 +25,7 @@ from osediff_core.errors import OSEDiffError
 from osediff_core.report.page import check_page, write_report
 from osediff_core.whole_files import write_whole
 
-from .console import refuse, start_console
-from .demo_evaluation import (  # noqa: F401  (they were here, and are imported from here)
+from .demo.evaluation import (  # noqa: F401  (they were here, and are imported from here)
     BLURS,
     SCALE,
     Pair,
@@ -49,6 +48,7 @@ from .evaluation.pairs import pair_up, with_inputs
 from .evaluation.scores import Scores, Work, score, write_scores
 from .evaluation.statistics import SEED
 from .evaluation.tables import markdown, metric_rows, notes, plain_summary, summaries, value_rows
+from .programs.console import refuse, start_console
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -12,11 +12,11 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from osediff_core.errors import OSEDiffError
-from train import loop
-from train.agreement import together
 from train.config import TrainConfig, read_config
-from train.loop import _prepared
-from train.state import checksum
+from train.engine import loop
+from train.engine.agreement import together
+from train.engine.loop import _prepared
+from train.engine.state import checksum
 
 
 def changed(config, **sections):

@@ -18,9 +18,9 @@ from osediff_core import OSEDiffError
 from train.config import LossConfig, ModelConfig, RunConfig, TrainConfig, to_toml
 from train.data import DataConfig, build_dataset
 from train.data.listing import changes
-from train.loop import Trainer, train
-from train.state import checksum, newest_state, read_state, write_state
-from train.trackers import Nothing
+from train.engine.loop import Trainer, train
+from train.engine.state import checksum, newest_state, read_state, write_state
+from train.watch.trackers import Nothing
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 48

@@ -10,7 +10,7 @@ with watched():
 from safetensors_file import seed
 
 from train.config import TrainConfig
-from train.tables import read_config
+from train.programs.tables import read_config
 
 
 def read(path: Path) -> None:

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from osediff_core import OSEDiff
 from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import ModelConfig, TrainConfig
-from train.draws import Draws
-from train.losses import critic_loss, guided, vsd_loss
+from train.engine.steps import Batch, Stepper
 from train.networks import Backbone
-from train.steps import Batch, Stepper
+from train.networks.guidance import guided
+from train.objectives.draws import Draws
+from train.objectives.losses import critic_loss, vsd_loss
 
 LEARNING_RATE = 5e-5
 

@@ -12,7 +12,7 @@ from osediff_core import OSEDiff, restore
 from osediff_core.pictures.images import read_image
 from osediff_core.pipeline import unet_tiles
 from osediff_core.pipeline.unet_tiles import UNetPlan, grid, predict_in_tiles
-from train.demo_evaluation import quantise
+from train.demo.evaluation import quantise
 
 ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH = 44, 52

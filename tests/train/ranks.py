@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from train.averages import alone
 from train.config import TrainConfig, read_config
 from train.data import build_dataset
-from train.loop import Trainer
+from train.engine.loop import Trainer
+from train.optim.averages import single_process
 
 
 def main(config, folder):
@@ -30,7 +30,7 @@ def main(config, folder):
     trainer.run()
     leave(trainer, "together")
     for updater in (trainer.stepper.generator, trainer.stepper.critic):
-        updater.average = alone
+        updater.average = single_process
     trainer.stepper.step(next(trainer.feed.rounds(0)))
     leave(trainer, "apart")
 

@@ -15,17 +15,16 @@ from train.ablation import (
     CONFIG,
     ROWS,
     Result,
-    beyond_chance,
     differences,
     page,
     row_config,
     run_all,
     shortened,
-    spread,
     table,
 )
 from train.config import TrainConfig, read_config
-from train.demo_evaluation import Pair
+from train.demo.evaluation import Pair
+from train.evaluation.seeds import beyond_chance, spread
 
 MEASURED = {"psnr": 20.0, "ssim": 0.5, "sharpness": 0.3}
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from osediff_core.resize import resize_bicubic
 from train.evaluation import artifacts
 from train.evaluation.artifacts import colour_drift, displacement, noise_on_flat, shift, tile_borders
-from train.metrics import gaussian_blur
+from train.evaluation.fidelity import gaussian_blur
 
 
 def smooth(height, width, seed=0, coarse=12):

@@ -22,11 +22,11 @@ from train import benchmark
 from train.evaluation import restoring
 from train.evaluation.comparison import ComparisonConfig
 from train.evaluation.data_sets import SetConfig, open_set
+from train.evaluation.fidelity import gaussian_blur
 from train.evaluation.methods import SETTINGS, MethodConfig, bicubic, build_method, fingerprint
 from train.evaluation.metric_table import PAPER
 from train.evaluation.published import published_rows, read_published
-from train.metrics import gaussian_blur
-from train.tables import from_table, parse_toml, read_config
+from train.programs.tables import from_table, parse_toml, read_config
 
 CPU = torch.device("cpu")
 BEGIN = "<!-- train.benchmark: written by a program -->"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from osediff_core import OSEDiff, OSEDiffError
-from train.bundle import bundle, main
+from train.demo.bundle import bundle, main
 
 
 def test_a_bundle_loads_and_restores_as_what_it_was_made_of(tmp_path, micro, model):

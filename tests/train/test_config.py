@@ -133,7 +133,7 @@ def test_command_line_mistakes_end_with_status_2(written, capsys, arguments, sai
 @pytest.mark.parametrize("written_as", ["false", "False"])
 def test_command_line_overrides_the_file(written, monkeypatch, written_as):
     seen = []
-    monkeypatch.setattr("train.loop.train", lambda config: seen.append(config) or Path("weights"))
+    monkeypatch.setattr("train.engine.loop.train", lambda config: seen.append(config) or Path("weights"))
     path = written("[run]\nsteps = 7\nbatch_size = 3\n[data]\nsources = ['a']")
     arguments = ["--run.batch_size", "5", "--model.train_conv_in", written_as, "--data.sources", "b", "c"]
     assert main([str(path), *arguments]) == 0
@@ -146,7 +146,7 @@ def test_command_line_overrides_the_file(written, monkeypatch, written_as):
 def test_a_word_means_what_its_key_wants(written, monkeypatch, word, joined):
     """Where text is wanted it stays as it was typed; where a boolean is, it is true or false."""
     seen = []
-    monkeypatch.setattr("train.loop.train", lambda config: seen.append(config) or Path("weights"))
+    monkeypatch.setattr("train.engine.loop.train", lambda config: seen.append(config) or Path("weights"))
     path = str(written("[run]\nresume = true"))
 
     def given(key):

@@ -27,8 +27,8 @@ from train.data import (
 from train.data.crops import draw_pair, seen_corners, vary_colour
 from train.data.sources import BLOCK, Mix
 from train.degradation import DegradationConfig, sharpen
-from train.shares import Share
-from train.validation import Validation
+from train.engine.shares import Share
+from train.engine.validation import Validation
 
 DEGRADATION = DegradationConfig()
 

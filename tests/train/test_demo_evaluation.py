@@ -11,9 +11,10 @@ import torch
 from osediff_core import OSEDiff
 from osediff_core.pictures.images import write_image
 from osediff_core.weights.checkpoint import read_checkpoint
-from train import bundle, demo_evaluation
 from train.degradation import DegradationConfig, degrade_to_lq_size
-from train.metrics import psnr_y
+from train.demo import bundle
+from train.demo import evaluation as demo_evaluation
+from train.evaluation.fidelity import psnr_y
 
 MICRO = Path(__file__).resolve().parents[1] / "golden_micro"
 BASE, WEIGHTS = MICRO / "tiny_sd", MICRO / "osediff.pkl"

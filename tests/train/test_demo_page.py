@@ -10,8 +10,8 @@ import torch
 from osediff_core import OSEDiff
 from osediff_core.pictures.images import read_image
 from osediff_core.resize import resize_bicubic
-from train import demo_page
-from train.demo_page import COFFEE, GAP, Draw, before_after, format_draws
+from train.demo import page as demo_page
+from train.demo.page import COFFEE, GAP, Draw, before_after, format_draws
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

@@ -19,11 +19,11 @@ from tests.self_contained import asks_for
 from train import evaluate
 from train.evaluation import measures, scores
 from train.evaluation.artifacts import colour_drift
+from train.evaluation.fidelity import psnr_y, ssim_y
 from train.evaluation.metric_table import choose_metrics, licence_of, read_metrics, why_missing
 from train.evaluation.pairs import pair_up
 from train.evaluation.recognition import edits
 from train.evaluation.scores import Work, score
-from train.metrics import psnr_y, ssim_y
 
 NAMES = ("a", "b", "c")
 
@@ -421,7 +421,7 @@ def test_not_a_number_survives_its_file(folders, monkeypatch):
 
 
 def test_what_was_importable_still_is():
-    from train.demo_evaluation import measure as moved
+    from train.demo.evaluation import measure as moved
     from train.evaluate import SCALE, Pair, Row, bicubic, degraded_pairs, measure, quantise, real_pairs
 
     assert measure is moved

@@ -10,11 +10,11 @@ import torch
 
 from osediff_core import OSEDiffError
 from train.config import LossConfig, TrainConfig
-from train.draws import draw
-from train.loop import train
+from train.engine.loop import train
+from train.engine.steps import Batch, Stepper
 from train.networks import Backbone
-from train.perceptual import gradient_loss
-from train.steps import Batch, Stepper
+from train.objectives.draws import draw
+from train.objectives.perceptual import gradient_loss
 
 CPU = torch.device("cpu")
 PROMPT = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(1))

@@ -21,12 +21,12 @@ from osediff_core.base.vocabulary import SIZE
 from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import OptimConfig, TrainConfig, read_config
 from train.data import build_dataset
-from train.draws import draw
-from train.loop import Trainer, train
-from train.optimizers import Updater, rate_factor
-from train.report import contact_sheet
-from train.setup import make_folder
-from train.steps import Batch
+from train.engine.loop import Trainer, train
+from train.engine.setup import make_folder
+from train.engine.steps import Batch
+from train.objectives.draws import draw
+from train.optim.optimizers import Updater, rate_factor
+from train.watch.report import contact_sheet
 
 CPU = torch.device("cpu")
 FAST = {"learning_rate": 1e-2}

@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osediff_core.diffusion import add_noise, predict_x0
-from train.discriminator import PatchDiscriminator
-from train.losses import (
+from train.networks.guidance import guided
+from train.objectives.discriminator import PatchDiscriminator
+from train.objectives.losses import (
     adversarial_loss,
     binned,
     critic_loss,
     csd_loss,
     data_loss,
     discriminator_loss,
-    guided,
     tone_loss,
     vsd_loss,
 )

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from train.perceptual import build_perceptual
+from train.objectives.perceptual import build_perceptual
 
 pytestmark = [
     pytest.mark.slow,

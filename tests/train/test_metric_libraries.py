@@ -177,7 +177,7 @@ def test_letters_that_a_blur_took_are_errors():
 def test_a_face_is_like_itself_and_less_so_when_it_is_blurred():
     from skimage.data import astronaut
 
-    from train.metrics import gaussian_blur
+    from train.evaluation.fidelity import gaussian_blur
 
     hq = torch.from_numpy(astronaut()).permute(2, 0, 1)[None, :, :256, 100:356].contiguous()
     measure = build_measure("face", CPU)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.heldout import CROP, spread
-from train.metrics import gaussian_blur, luma, psnr, psnr_y, sharpness, ssim_y
+from train.demo.heldout import CROP, spread
+from train.evaluation.fidelity import gaussian_blur, luma, psnr, psnr_y, sharpness, ssim_y
 
 
 @pytest.fixture

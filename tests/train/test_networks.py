@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from osediff_core import OSEDiffError
 from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import TrainConfig
-from train.draws import draw
-from train.losses import critic_loss
-from train.perceptual import gradient_loss
-from train.steps import Batch, Stepper
+from train.engine.steps import Batch, Stepper
+from train.objectives.draws import draw
+from train.objectives.losses import critic_loss
+from train.objectives.perceptual import gradient_loss
 
 PROMPT = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(1))
 NEGATIVE = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(2))

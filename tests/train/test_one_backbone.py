@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from osediff_core.lora import unet_targets, vae_targets
 from train.config import RunConfig, TrainConfig
-from train.draws import draw
-from train.perceptual import gradient_loss
-from train.steps import Batch, Stepper
+from train.engine.steps import Batch, Stepper
+from train.objectives.draws import draw
+from train.objectives.perceptual import gradient_loss
 
 CPU = torch.device("cpu")
 PROMPT, NEGATIVE = (torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(n)) for n in (1, 2))

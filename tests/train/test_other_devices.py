@@ -22,7 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from osediff_core import OSEDiff, restore
 from osediff_core.commands.cli import main
 from train.data import build_dataset
-from train.loop import Trainer
+from train.engine.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 

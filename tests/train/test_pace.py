@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from train.loop import train
-from train.pace import Pace, peak_memory
+from train.engine.loop import train
+from train.watch.pace import Pace, peak_memory
 
 
 class Clock:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import TrainConfig, read_config
 from train.data import build_dataset
-from train.loop import train
-from train.prompt_sources import write_prompts
+from train.engine.loop import train
+from train.prompts.prompter import write_prompts
 
 CONFIGS = Path(__file__).resolve().parents[2] / "train/configs"
 PAPER = sorted((CONFIGS / "paper").glob("*.toml"))

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from osediff_core import OSEDiffError
-from train.metrics import ssim_y
-from train.perceptual import build_perceptual, gradient_loss, ssim, structure_loss
+from train.evaluation.fidelity import ssim_y
+from train.objectives.perceptual import build_perceptual, gradient_loss, ssim, structure_loss
 
 CPU = torch.device("cpu")
 

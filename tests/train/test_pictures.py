@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from train import pictures
 from train.base.crops import load_pictures
-from train.dead_leaves import dead_leaves
-from train.heldout import HELD_OUT
-from train.more_photographs import MORE, Photograph
+from train.demo.heldout import HELD_OUT
+from train.pictures import __main__ as pictures
+from train.pictures.dead_leaves import dead_leaves
+from train.pictures.more_photographs import MORE, Photograph
 
 
 def painted(seed: int, size: int = 96) -> torch.Tensor:

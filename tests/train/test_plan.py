@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from train.__main__ import main
 from train.config import to_toml
 from train.data import build_dataset
-from train.loop import Trainer
-from train.plan import activation_bytes
+from train.engine.dry_run import activation_bytes
+from train.engine.loop import Trainer
 
 
 @pytest.mark.slow

@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 
 from osediff_core import OSEDiffError
-from train.averages import averaging
 from train.config import RunConfig, to_toml
 from train.data import build_dataset
-from train.loop import Trainer, train
-from train.setup import launched_as_several, refuse_ignored
+from train.engine.loop import Trainer, train
+from train.engine.setup import launched_as_several, refuse_ignored
+from train.optim.averages import averaging
 
 ROOT = Path(__file__).parents[2]
 STEPS = 5
@@ -137,7 +137,7 @@ def test_a_launch_that_came_to_less_than_was_asked_for_is_recognised(environment
 )
 def test_what_a_launch_asks_for_and_nobody_would_do_is_refused(config, monkeypatch, name, value, words):
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr("train.loop._prepared", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr("train.engine.loop._prepared", lambda *_: pytest.fail("it began"))
     with pytest.raises(OSEDiffError) as error:
         train(config())
     assert [word for word in words if word not in str(error.value)] == []

@@ -16,9 +16,9 @@ from osediff_core.errors import OSEDiffError
 from train.config import to_toml
 from train.data import build_dataset
 from train.degradation import degrade
-from train.draws import stream
-from train.prompt_sources import PromptConfig, Prompter, read_prompts, write_prompts
-from train.prompts import main
+from train.prompts.__main__ import main
+from train.prompts.prompter import PromptConfig, Prompter, read_prompts, write_prompts
+from train.randomness.streams import stream
 
 RECORDED = Path(__file__).resolve().parents[1] / "golden_ram_tiny" / "weights.safetensors"
 CPU = torch.device("cpu")

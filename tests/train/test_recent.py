@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from train.data.decoded import Decoded
-from train.recent import Recent
+from train.prompts.recent import Recent
 
 
 def test_what_was_used_longest_ago_is_forgotten():

@@ -16,12 +16,12 @@ from osediff_core.weights.checkpoint import read_checkpoint, write_checkpoint
 from osediff_core.whole_files import NOBODY, name_beside
 from train.config import LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from train.data import DataConfig, build_dataset
-from train.ema import RunningAverage
-from train.guard import Guard
-from train.loop import Trainer, train
-from train.setup import init_generator
-from train.shares import Share
-from train.state import FREE, newest_state, read_state, write_state
+from train.engine.loop import Trainer, train
+from train.engine.setup import init_generator
+from train.engine.shares import Share
+from train.engine.state import FREE, newest_state, read_state, write_state
+from train.optim.ema import RunningAverage
+from train.optim.guard import Guard
 
 SPEC = importlib.util.spec_from_file_location(
     "kill_and_resume", Path(__file__).with_name("kill_and_resume.py")
@@ -235,7 +235,9 @@ def test_the_newest_and_the_best_are_kept(run):
 @pytest.mark.slow
 def test_the_best_is_the_best(run, monkeypatch):
     values = iter([1.0, 3.0, 2.0])
-    monkeypatch.setattr("train.validation.MEASURES", {"ssim": lambda sr, hq: torch.tensor([next(values)])})
+    monkeypatch.setattr(
+        "train.engine.validation.MEASURES", {"ssim": lambda sr, hq: torch.tensor([next(values)])}
+    )
     config = run("best", run={"steps": 3, "checkpoint_every": 1, "best_by": "ssim"})
     train(config)
     best = read_checkpoint(Path(config.run.out) / "osediff_best.safetensors")

@@ -13,9 +13,9 @@ import torch
 
 from tests.self_contained import asks_for
 from train.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from train.curves import FILE, POINTS, Curves, draw
-from train.report import PAGE, Report
-from train.run_page import changed_settings, run_page, spread
+from train.watch.curves import FILE, POINTS, Curves, draw
+from train.watch.report import PAGE, Report
+from train.watch.run_page import changed_settings, run_page, spread
 
 
 def points_of(figure):

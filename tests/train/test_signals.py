@@ -13,14 +13,14 @@ import torch
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import read_image
 from train.data import build_dataset
-from train.draws import draw
-from train.loop import Trainer, train
-from train.metrics import psnr_y
-from train.report import Report, gathered
-from train.setup import start_processes
-from train.steps import Batch
-from train.trackers import build_tracker
-from train.validation import Validation
+from train.engine.loop import Trainer, train
+from train.engine.setup import start_processes
+from train.engine.steps import Batch
+from train.engine.validation import Validation
+from train.evaluation.fidelity import psnr_y
+from train.objectives.draws import draw
+from train.watch.report import Report, gathered
+from train.watch.trackers import build_tracker
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

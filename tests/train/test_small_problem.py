@@ -8,21 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train import steps
 from train.config import TrainConfig, read_config
-from train.losses import vsd_loss
+from train.engine import steps
+from train.objectives.losses import vsd_loss
 from train.small_problem import base, measures, runs
 from train.small_problem.base import BlockVAE, generated, trained_base
 from train.small_problem.measures import Measured, energy_distance, measured, real
 from train.small_problem.runs import CONFIG, LOSSES, ROWS, SETTINGS, Point, Result, row_config, run_all
-from train.small_problem.tables import (
-    curves,
-    differences,
-    references,
-    settings_table,
-    table,
-    write_picture,
-)
+from train.small_problem.tables import curves, differences, references, settings_table, table, write_picture
 from train.small_problem.textures import SIDE, degraded, samples
 
 PLAIN, VSD, CSD = LOSSES

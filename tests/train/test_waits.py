@@ -9,10 +9,10 @@ from torch import nn
 
 from benchmarks.step_cost import backbone_of, cost_of_a_step
 from benchmarks.waits import CARD, Waits
-from train.adapters import lora_layers
-from train.interrupt import StopRequest
-from train.loop import Trainer
-from train.losses import binned
+from train.engine.interrupt import StopRequest
+from train.engine.loop import Trainer
+from train.networks.adapters import lora_layers
+from train.objectives.losses import binned
 
 
 @pytest.fixture

@@ -42,8 +42,33 @@ LAYERS = [
 ]
 """Modules and packages of the core, bottom up: each imports only from layers at or below its own."""
 
+TRAINER = [
+    {"__init__", "programs", "randomness", "networks", "prompts"},
+    {"degradation", "evaluation", "optim", "pictures"},
+    {"data", "objectives"},
+    {"config"},
+    {"watch"},
+    {"engine"},
+    {"base"},
+    {"demo", "small_problem"},
+    {
+        "__main__",
+        "ablation",
+        "benchmark",
+        "bundle",
+        "contact_sheet",
+        "demo_evaluation",
+        "demo_page",
+        "evaluate",
+    },
+]
+"""Rooms of the trainer, bottom up. A `__main__` inside a room is a program, and stands at the top."""
+
+ROOMS = 25
+"""So many a reader can overlook."""
+
 EVALUATION = [
-    {"metric_table", "pairs", "statistics", "published", "artifacts", "recognition"},
+    {"fidelity", "metric_table", "pairs", "statistics", "seeds", "published", "artifacts", "recognition"},
     {"data_sets", "measures"},
     {"scores", "methods"},
     {"tables", "restoring"},
@@ -118,7 +143,7 @@ def test_arrows_between_packages(package):
 @pytest.mark.parametrize(
     ("where", "source"),
     [
-        ("osediff_core/x.py", "import train.loop"),
+        ("osediff_core/x.py", "import train.engine.loop"),
         ("osediff_core/x.py", "from nodes import loader"),
         ("osediff_core/x.py", "import comfy.utils"),
         ("osediff_core/x.py", "import diffusers"),
@@ -145,6 +170,72 @@ def test_layers_inside_the_core():
             parts = name.split(".")
             if parts[0] == "osediff_core" and len(parts) > 1 and parts[1] in level:
                 assert level[parts[1]] <= level[own], f"{own} imports {parts[1]}"
+
+
+def test_layers_of_the_trainer():
+    level = {name: i for i, layer in enumerate(TRAINER) for name in layer}
+    folder = ROOT / "train"
+    there = {path.parent.name for path in folder.glob("*/*.py")} | {path.stem for path in folder.glob("*.py")}
+    assert there == set(level)
+    assert len(there) <= ROOMS
+    found = 0
+    for path in folder.rglob("*.py"):
+        own = path.relative_to(folder).with_suffix("").parts
+        mine = len(TRAINER) - 1 if own[-1] == "__main__" else level[own[0]]
+        for name, _ in imports(path, ast.parse(path.read_text(encoding="utf-8"))):
+            parts = name.split(".")
+            if parts[0] == "train" and len(parts) > 1:
+                found += 1
+                assert level[parts[1]] <= mine, f"{'.'.join(own)} imports {name}"
+    assert found > len(there)
+
+
+def module_graph(package: str) -> dict[str, set[str]]:
+    """Which modules of a package each imports, when it is loaded, later, or for the type checker."""
+    paths = {}
+    for path in modules(package):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph = {}
+    for module, path in paths.items():
+        said = set()
+        for name, node in imports(path, ast.parse(path.read_text(encoding="utf-8"))):
+            of = [f"{name}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            said |= {one if one in paths else name for one in of or [name]}
+        graph[module] = (said & paths.keys()) - {module}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules that import each other in a circle, or lead to one: what has no bottom."""
+    left = dict(graph)
+    while ends := [module for module, others in left.items() if not others & left.keys()]:
+        left = {module: others for module, others in left.items() if module not in ends}
+    return sorted(left)
+
+
+def test_the_trainer_has_no_circle():
+    graph = module_graph("train")
+    assert graph["train.engine.loop"] > {"train.config", "train.engine.steps"}
+    assert circle(graph) == []
+
+
+def test_a_circle_is_seen():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set(), "d": {"a"}}) == []
+    assert circle({"a": {"b"}, "b": {"a", "c"}, "c": set()}) == ["a", "b"]
+
+
+def test_names_from_before_lead_to_the_same_modules():
+    import train.losses
+
+    import train
+    from train import loop
+    from train.engine import loop as moved
+
+    assert loop is moved
+    assert train.losses is sys.modules["train.objectives.losses"]
+    assert all((ROOT / "train" / f"{new.replace('.', '/')}.py").is_file() for new in train.MOVED.values())
+    assert not any((ROOT / "train" / f"{old}.py").exists() for old in train.MOVED)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from osediff_core.commands.cli import main
 from osediff_core.commands.console import messages, note, say, show
 from osediff_core.errors import OSEDiffError, printable
-from train.console import OneLine
+from train.programs.console import OneLine
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "a\x1b]0;owned\x07\nosediff: wrote b\r\x9b2J\u202egnp\u2028c\udcff.jpg"

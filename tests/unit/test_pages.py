@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from osediff_core.errors import OSEDiffError
-from train.pages import write_parts
+from train.programs.pages import write_parts
 
 
 def test_a_part_is_replaced_and_the_words_around_it_stand(tmp_path):

@@ -11,10 +11,10 @@ import torch
 from osediff_core import OSEDiff
 from osediff_core.base.load import DEMO_BASE
 from train.config import PUBLISHED_NEGATIVE_PROMPT, LossConfig, ModelConfig, TrainConfig
-from train.draws import draw
+from train.engine.steps import Batch, Stepper
 from train.networks import Backbone
-from train.perceptual import build_perceptual
-from train.steps import Batch, Stepper
+from train.objectives.draws import draw
+from train.objectives.perceptual import build_perceptual
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "osediff_training_step_in_one_page.py"

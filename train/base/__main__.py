@@ -8,8 +8,8 @@ import sys
 
 from osediff_core.errors import OSEDiffError
 
-from ..config import read_config
-from ..console import refuse, start_console
+from ..programs.console import refuse, start_console
+from ..programs.tables import read_config
 from .run import BaseConfig, train_prior, train_vae
 
 

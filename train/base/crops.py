@@ -12,7 +12,7 @@ from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.files import PICTURES
 from osediff_core.pictures.find import find_files
 
-from ..dice import uniform
+from ..randomness.sampling import uniform
 
 
 def load_pictures(folder: str | Path) -> list[tuple[str, Tensor]]:

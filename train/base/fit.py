@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
 
-from ..state import read_state, write_state
+from ..engine.state import read_state, write_state
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from osediff_core.errors import OSEDiffError
 from osediff_core.whole_files import write_whole, writing
 
 from ..data.crops import vary_colour
-from ..dice import uniform
-from ..state import checksum
+from ..engine.state import checksum
+from ..randomness.sampling import uniform
 from .crops import add_smaller_copies, draw_batch, draw_crop, load_pictures
 from .fit import Keep, fit
 from .folder import read_vae
@@ -166,7 +166,7 @@ def degrade_roughly(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Told:
+class PriorBatch:
     """Samples for the prior: x (B, 3, H, W) in [0, 1], which of WORDS each is told, (B,), and t, (B,)."""
 
     x: Tensor
@@ -174,7 +174,7 @@ class Told:
     t: Tensor
 
 
-def draw_told(pool: Pool, prior: PriorConfig, generator: torch.Generator) -> Told:
+def draw_prior_batch(pool: Pool, prior: PriorConfig, generator: torch.Generator) -> PriorBatch:
     """Draw crops, spoil some of them, and decide what the prior is told about each."""
     x, chosen = draw_batch(
         pool.pictures, pool.weights, prior.batch, partial(draw_crop, size=prior.crop), generator
@@ -183,7 +183,7 @@ def draw_told(pool: Pool, prior: PriorConfig, generator: torch.Generator) -> Tol
     x = torch.where(spoiled.view(-1, 1, 1, 1), degrade_roughly(x, generator), x)
     words = torch.where(spoiled, 3, torch.where(pool.synthetic[chosen], 2, 1))
     words = torch.where(torch.rand(prior.batch, generator=generator) < prior.drop_prompt, 0, words)
-    return Told(x, words, torch.randint(0, prior.max_timestep, (prior.batch,), generator=generator))
+    return PriorBatch(x, words, torch.randint(0, prior.max_timestep, (prior.batch,), generator=generator))
 
 
 def train_prior(config: BaseConfig) -> None:
@@ -202,13 +202,13 @@ def train_prior(config: BaseConfig) -> None:
     ids = tokenizer(list(WORDS), padding="max_length", max_length=length, return_tensors="pt").input_ids
 
     def loss_of(step: int) -> Tensor:
-        told = draw_told(pool, prior, generator)
-        with autocast(config, told.x):
+        batch = draw_prior_batch(pool, prior, generator)
+        with autocast(config, batch.x):
             with torch.no_grad():
-                z = encode_mean(vae, 2 * told.x - 1).float() * vae.config.scaling_factor
+                z = encode_mean(vae, 2 * batch.x - 1).float() * vae.config.scaling_factor
             noise = torch.randn(z.shape, generator=generator)
-            embeds = text_encoder(ids)[0][told.words]  # (B, L, D)
-            return prior_loss(unet, z, embeds, told.t, noise, alphas)
+            embeds = text_encoder(ids)[0][batch.words]  # (B, L, D)
+            return prior_loss(unet, z, embeds, batch.t, noise, alphas)
 
     both = nn.ModuleDict({"unet": unet, "text": text_encoder})
     what = {

@@ -2,14 +2,7 @@
 
 from .config import DataConfig
 from .crops import draw_crop
-from .dataset import (
-    REMARKS,
-    PictureDataset,
-    Sample,
-    build_dataset,
-    build_validation,
-    degrade_batch,
-)
+from .dataset import REMARKS, PictureDataset, Sample, build_dataset, build_validation, degrade_batch
 from .pictures import find_pictures
 
 __all__ = [

@@ -13,7 +13,7 @@ from osediff_core.pictures.images import Picture
 from osediff_core.transparency import visible
 
 from ..degradation.filters import mirrored
-from ..dice import chance, integer, uniform
+from ..randomness.sampling import chance, integer, uniform
 from .config import DataConfig
 
 ENOUGH = 0.9

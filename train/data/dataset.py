@@ -16,14 +16,14 @@ from torch.utils.data import Dataset
 from osediff_core.errors import OSEDiffError
 
 from ..degradation import DegradationConfig, degrade, sharpen
-from ..dice import chance
-from ..draws import stream
+from ..randomness.sampling import chance
+from ..randomness.streams import stream
 from .config import DataConfig
 from .crops import draw_crop, draw_pair, seen_part, vary_colour
 from .decoded import Decoded
 from .listing import Entry
 from .pictures import find_pictures, pair_up
-from .sources import Found, Mix, Shelf, Source, Stream
+from .sources import Found, Mix, PicturePool, Source, Stream
 from .streams import is_stream
 
 REMARKS = ("unreadable", "small", "grey", "cmyk", "paired")
@@ -148,7 +148,7 @@ def _open(data: DataConfig, which: range | tuple[int, ...], number: int, seed: i
         return Stream(names[0], data.stream_buffer, seed, number)
     items = find_pictures(names)
     if not lq_name:
-        return Shelf(items, None, seed, number, cache)
+        return PicturePool(items, None, seed, number, cache)
     if data.whole:
         raise OSEDiffError("data.whole squeezes pictures, which real pairs cannot be: leave one of them out")
-    return Shelf(items, pair_up(items, find_pictures([lq_name]), lq_name), seed, number, cache)
+    return PicturePool(items, pair_up(items, find_pictures([lq_name]), lq_name), seed, number, cache)

@@ -1,4 +1,4 @@
-"""Where pictures come from: files, parts of tar shards, rows of a data set. Each can be read on its own."""
+"""Which pictures there are: folders, patterns, list files, tar shards and data sets, expanded; and pairs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from osediff_core import limits
 from osediff_core.errors import OSEDiffError
-from osediff_core.pictures.blocks import Notes
 from osediff_core.pictures.files import PICTURES
 from osediff_core.pictures.find import HIDDEN, find_files, in_words, is_hidden
-from osediff_core.pictures.images import Picture, decode_image
 from osediff_core.text_files import read_text
-from osediff_core.transparency import visible
 
-from .listing import Entry
+from .items import FileItem, Item
+from .streams import is_data_set, table_items
 
 log = logging.getLogger(__name__)
 
@@ -32,73 +28,6 @@ MOST_LISTS, MOST_WITHIN = 10_000, 50
 """List files that one look for pictures reads, each counted as often as it is named; and in one another."""
 PAIR_ENDINGS = re.compile(r"([_.-](hr|lr|hq|lq|gt|x)\d*)+$", re.IGNORECASE)
 """What the two halves of a pair may be called besides their common name: a_HR and a_LR4, a and a_x4."""
-
-
-class Item(Protocol):
-    """One picture that can be read when it is needed."""
-
-    @property
-    def name(self) -> str:
-        """What messages and prompt files call it; no two pictures share it."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """Its name within its source, without the ending: what pairs HQ with LQ."""
-        ...
-
-    @property
-    def entry(self) -> Entry:
-        """What tells it from other pictures wherever its source lies: its name there, and its size."""
-        ...
-
-    def read(self) -> bytes:
-        """Return the encoded picture. Raises OSError."""
-        ...
-
-
-@dataclass(frozen=True)
-class FileItem:
-    """A picture file, or the part of an uncompressed tar that holds one (`size` bytes from `offset`)."""
-
-    path: Path
-    key: str
-    member: str = ""
-    offset: int = 0
-    size: int = -1
-
-    @property
-    def name(self) -> str:
-        """The path; for a part of a tar, the path of the tar and the name inside."""
-        return f"{self.path}/{self.member}" if self.member else str(self.path)
-
-    @property
-    def entry(self) -> Entry:
-        """The key with its ending, and the bytes of the file, or of the part."""
-        name = self.key + PurePosixPath(self.member or self.path.name).suffix
-        try:
-            return name, self.size if self.member else self.path.stat().st_size
-        except OSError:  # it will be passed over with a warning
-            return name, -1
-
-    def read(self) -> bytes:
-        """Return the encoded picture. Raises OSError."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-
-def load(item: Item) -> Picture:
-    """Read and decode a picture. Raises OSEDiffError that names it, whatever is wrong with it."""
-    try:
-        content = item.read()
-    except OSError as error:
-        raise OSEDiffError(f"{item.name} cannot be opened: {error.strerror or error}") from error
-    picture = decode_image(content, item.name)
-    if picture.alpha is not None and not visible(picture.alpha).any():
-        raise OSEDiffError(f"{item.name} shows nothing, for all of it is transparent: take it away")
-    # The caches count pixels: what else a file said would be kept uncounted.
-    return replace(picture, exif=None, notes=Notes())
 
 
 def find_pictures(sources: Iterable[str | Path]) -> list[Item]:
@@ -146,8 +75,6 @@ class _Search:
 
     def expand(self, source: str, before: tuple[str, ...]) -> list[Item]:
         """List the pictures of a source; `before` are the list files that led here."""
-        from .streams import is_data_set, table_items
-
         if is_data_set(source):
             return table_items(source)
         path = Path(source)

@@ -15,11 +15,11 @@ from torch import Tensor
 from osediff_core.errors import OSEDiffError
 from osediff_core.pictures.images import Picture
 
-from ..draws import stream
+from ..randomness.streams import stream
 from .crops import pair_ratio
 from .decoded import Decoded
+from .items import Item, load
 from .listing import Entry
-from .pictures import Item, load
 from .streams import Reader, Row, bytes_here, placeless
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Source(Protocol):
         ...
 
 
-class Shelf:
+class PicturePool:
     """Pictures that can be had in any order: every epoch sees each once, in an order of its own."""
 
     def __init__(

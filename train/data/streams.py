@@ -11,15 +11,13 @@ import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl
 
 from osediff_core.errors import OSEDiffError
 
+from .items import Item
 from .listing import Entry
-
-if TYPE_CHECKING:
-    from .pictures import Item
 
 PREFIX = "hf:"
 DEFAULTS = {"split": "train", "column": "image", "streaming": "true"}

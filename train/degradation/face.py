@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..dice import chance, uniform
+from ..randomness.sampling import chance, uniform
 from .config import FaceConfig
 from .filters import filter2d, resize_to
 from .jpeg import jpeg

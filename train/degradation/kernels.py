@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..dice import chance, choose, integer, uniform
+from ..randomness.sampling import chance, choose, integer, uniform
 from .config import FirstStageConfig
 
 

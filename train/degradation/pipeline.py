@@ -14,7 +14,7 @@ from torch import Tensor
 from osediff_core.errors import OSEDiffError
 from osediff_core.resize import resize_bicubic
 
-from ..dice import chance
+from ..randomness.sampling import chance
 from .config import DegradationConfig
 from .face import degrade_face
 from .filters import filter2d, resize_by, resize_to

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..dice import chance, choose, integer, uniform
+from ..randomness.sampling import chance, choose, integer, uniform
 from .config import DegradationConfig, FirstStageConfig
 from .filters import RESIZE_MODES, ResizeMode
 from .kernels import draw_blur, draw_final_sinc, draw_size

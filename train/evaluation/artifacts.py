@@ -16,7 +16,7 @@ from torch import Tensor
 from osediff_core.pipeline.plan import AUTO_REDUCTION, tile_and_overlap
 from osediff_core.pipeline.unet_tiles import Box, grid
 
-from ..metrics import luma
+from .fidelity import luma
 
 OVERLAP = 32
 """Latent pixels that tiles of the default size overlap by."""

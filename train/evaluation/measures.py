@@ -15,8 +15,8 @@ from torch import Tensor
 from osediff_core.errors import OSEDiffError, first_line
 from osediff_core.resize import resize_bicubic
 
-from ..metrics import psnr_y, ssim_y
 from .artifacts import colour_drift, noise_on_flat, shift, tile_borders
+from .fidelity import psnr_y, ssim_y
 from .metric_table import read_metrics
 from .pairs import Pair, read_input, read_pair
 from .recognition import face_likeness, text_errors

@@ -16,8 +16,8 @@ from osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS
 from osediff_core.errors import OSEDiffError, first_line
 from osediff_core.resize import resize_bicubic
 
-from ..metrics import gaussian_blur, psnr_y
 from .data_sets import DataSet
+from .fidelity import gaussian_blur, psnr_y
 from .pairs import read_pair
 
 BLURS = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)

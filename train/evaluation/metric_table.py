@@ -12,7 +12,7 @@ from typing import Any, Literal
 from osediff_core.errors import OSEDiffError
 from osediff_core.text_files import read_text
 
-from ..tables import from_table, parse_toml
+from ..programs.tables import from_table, parse_toml
 
 PAPER = ("psnr", "ssim", "lpips", "dists", "fid", "niqe", "musiq", "maniqa", "clipiqa")
 """The metrics of the paper's Tables 1 and 7, in their order."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from osediff_core.text_files import read_text
 
-from ..tables import parse_toml
+from ..programs.tables import parse_toml
 
 
 @dataclass(frozen=True)

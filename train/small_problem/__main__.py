@@ -15,9 +15,10 @@ from pathlib import Path
 from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 
-from ..config import TrainConfig, read_config
-from ..console import refuse, start_console
-from ..pages import write_parts
+from ..config import TrainConfig
+from ..programs.console import refuse, start_console
+from ..programs.pages import write_parts
+from ..programs.tables import read_config
 from .runs import CONFIG, run_all
 from .tables import curves, differences, references, settings_table, table, write_picture
 

@@ -21,8 +21,8 @@ from osediff_core.whole_files import write_whole
 from ..base.fit import Keep, fit
 from ..base.prior import PriorConfig, build_unet, prior_loss
 from ..base.run import degrade_roughly, log_progress
-from ..draws import stream
-from ..state import checksum
+from ..engine.state import checksum
+from ..randomness.streams import stream
 from .textures import SIDE, samples
 
 BLOCK = 2

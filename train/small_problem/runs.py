@@ -16,11 +16,13 @@ from torch import Tensor
 from osediff_core.model import OSEDiff
 from osediff_core.whole_files import sweep, write_whole
 
-from ..config import TrainConfig, to_toml
-from ..draws import draw, stream
-from ..ema import RunningAverage
-from ..networks import Backbone
-from ..steps import Batch, Stepper
+from ..config import TrainConfig
+from ..engine.steps import Batch, Stepper
+from ..networks.backbone import Backbone
+from ..objectives.draws import draw
+from ..optim.ema import RunningAverage
+from ..programs.tables import to_toml
+from ..randomness.streams import stream
 from .base import POOL, base_path, embeddings, trained_base
 from .measures import Measured, measure, psnr, spoiled
 from .textures import degraded, samples

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from osediff_core.pictures.images import write_image
 
-from ..ablation import beyond_chance, spread
-from ..report import contact_sheet
+from ..evaluation.seeds import beyond_chance, spread
+from ..watch.report import contact_sheet
 from .base import generated, trained_base
 from .measures import Measured, measure, measured, real, spoiled
 from .runs import LOSSES, SETTINGS, SHOWN, Point, Result, shown_path

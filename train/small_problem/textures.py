@@ -8,7 +8,7 @@ from torch import Tensor
 from osediff_core.resize import resize_bicubic
 
 from ..degradation.pipeline import round_to_8bit
-from ..draws import stream
+from ..randomness.streams import stream
 
 SIDE = 16
 """Of a sample, pixels."""

@@ -6,18 +6,16 @@ whichever process trains on it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from osediff_core.device.memory import upload
 
-if TYPE_CHECKING:  # the configuration needs the data set, which needs the streams below
-    from .config import LossConfig
+from ..randomness.streams import stream
+from .config import LossConfig
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,6 @@ class Draws:
     critic_timesteps: Tensor
     critic_more: tuple[tuple[Tensor, Tensor], ...] = ()
     """Noise and timesteps of the critic's further updates in a step."""
-
-
-def stream(seed: int, *what: str | int) -> torch.Generator:
-    """Make a CPU generator for one purpose; streams of different names do not overlap.
-
-    The name is hashed because PyTorch's CPU generator looks at 32 bits of its seed only, and neighbouring
-    seeds would otherwise share streams.
-    """
-    name = "/".join(map(str, (seed, *what))).encode()
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:4], "little"))
 
 
 def draw(

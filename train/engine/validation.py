@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from .config import TrainConfig
-from .data import build_validation
+from ..config import TrainConfig
+from ..data import build_validation
+from ..evaluation.fidelity import psnr_y, ssim_y
+from ..networks.backbone import Backbone
+from ..objectives.losses import PerceptualLoss
 from .feed import Feed
-from .losses import PerceptualLoss
-from .metrics import psnr_y, ssim_y
-from .networks import Backbone
 
 MEASURES = {"psnr": psnr_y, "ssim": ssim_y}
 

@@ -27,7 +27,7 @@ from .adapters import (
     trained_vae_targets,
 )
 from .config import ModelConfig
-from .losses import guided
+from .guidance import guided
 from .plain_encoder import PlainEncoder
 from .recompute import Recompute, recompute_activations
 

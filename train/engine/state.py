@@ -22,8 +22,9 @@ import torch
 from osediff_core.errors import OSEDiffError
 from osediff_core.whole_files import sweep, write_beside
 
-from .config import TrainConfig, parse_toml
-from .data.listing import Entry, changes
+from ..config import TrainConfig
+from ..data.listing import Entry, changes
+from ..programs.tables import parse_toml
 
 log = logging.getLogger(__name__)
 

@@ -17,19 +17,20 @@ from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.weights.checkpoint import write_checkpoint
 
+from ..config import TrainConfig
+from ..data import PictureDataset, build_dataset
+from ..networks.backbone import Backbone
+from ..objectives.perceptual import build_perceptual
+from ..optim.averages import averaging
+from ..optim.ema import RunningAverage
+from ..programs.tables import to_toml
+from ..prompts.prompter import Prompter
+from ..randomness.streams import stream
+from ..watch.pace import Pace, peak_memory
+from ..watch.report import Report
 from .agreement import check_agreement, from_first, together
-from .averages import averaging
-from .config import TrainConfig, to_toml
-from .data import PictureDataset, build_dataset
-from .draws import stream
-from .ema import RunningAverage
 from .feed import Feed
 from .interrupt import StopRequest
-from .networks import Backbone
-from .pace import Pace, peak_memory
-from .perceptual import build_perceptual
-from .prompt_sources import Prompter
-from .report import Report
 from .setup import check_folder, embed_prompts, fingerprint, init_generator, make_folder, start_processes
 from .shares import Share
 from .state import (

@@ -32,10 +32,10 @@ def averaging(accelerator: Accelerator) -> Average:
             gradient.copy_(piece.view_as(gradient))
         return {name: piece[0] for name, piece in zip(values, pieces[len(gradients) :], strict=True)}
 
-    return average if accelerator.num_processes > 1 else alone
+    return average if accelerator.num_processes > 1 else single_process
 
 
-def alone(parameters: Iterable[nn.Parameter], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def single_process(parameters: Iterable[nn.Parameter], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Average over one process: everything stays what it is."""
     return dict(values)
 

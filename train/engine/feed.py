@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 from osediff_core.device.memory import upload
 from osediff_core.model import OSEDiff
 
-from .config import TrainConfig
-from .data import PictureDataset, degrade_batch
-from .draws import draw
+from ..config import TrainConfig
+from ..data import PictureDataset, degrade_batch
+from ..objectives.draws import draw
+from ..prompts.prompter import Prompter
 from .interrupt import leave_signals_to_parent
-from .prompt_sources import Prompter
 from .shares import Share
 from .steps import Batch
 

@@ -9,7 +9,7 @@ from osediff_core.pictures.formats import size_of
 from osediff_core.report.cases import Case, View
 from osediff_core.report.page import Report, Section, Table
 
-from .config import TrainConfig
+from ..config import TrainConfig
 from .curves import Curves, draw
 
 STAGES = 6

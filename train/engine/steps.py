@@ -11,12 +11,12 @@ from torch import Tensor
 
 from osediff_core.device.memory import upload
 
-from .averages import Average, alone, mean_of
-from .config import TrainConfig
-from .data import REMARKS
-from .discriminator import PatchDiscriminator
-from .draws import Draws, stream
-from .losses import (
+from ..config import TrainConfig
+from ..data import REMARKS
+from ..networks.backbone import Backbone
+from ..objectives.discriminator import PatchDiscriminator
+from ..objectives.draws import Draws
+from ..objectives.losses import (
     TERMS,
     PerceptualLoss,
     adversarial_loss,
@@ -28,8 +28,9 @@ from .losses import (
     tone_loss,
     vsd_loss,
 )
-from .networks import Backbone
-from .optimizers import Updater
+from ..optim.averages import Average, mean_of, single_process
+from ..optim.optimizers import Updater
+from ..randomness.streams import stream
 
 BINS = 5
 """Shares of the 1000 diffusion timesteps that the distance between the scores is reported for."""
@@ -72,7 +73,7 @@ class Stepper:
         perceptual: PerceptualLoss | None,
         prompt_embeds: Tensor,
         negative_embeds: Tensor,
-        average: Average = alone,
+        average: Average = single_process,
     ) -> None:
         """Train `backbone`; embeddings are (1, L, D), for every picture, or (B, L, D)."""
         self.backbone, self.loss, self.perceptual = backbone, config.loss, perceptual

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from osediff_core.diffusion import add_noise, predict_x0
 
+from ..networks.guidance import guided
+
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 """(z_t (B, C, h, w), timesteps (B,)) -> predicted noise (B, C, h, w)."""
 
@@ -37,11 +39,6 @@ TONE_CELL = 16
 
 SMALLEST_WEIGHT = 1e-8
 """Keeps the VSD weight from dividing by zero; real weights are between 0.01 and 10."""
-
-
-def guided(eps_negative: Tensor, eps_prompt: Tensor, scale: float) -> Tensor:
-    """Move from the negative prompt's prediction towards the prompt's: classifier-free guidance."""
-    return eps_negative + scale * (eps_prompt - eps_negative)
 
 
 def vsd_loss(

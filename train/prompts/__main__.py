@@ -21,13 +21,14 @@ from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
 from osediff_core.resize import resize_bicubic
 
-from .config import TrainConfig, read_config
-from .console import refuse, start_console
-from .data import build_dataset, build_validation
-from .data.sources import Found, Source
-from .degradation import degrade
-from .draws import stream
-from .prompt_sources import Describe, build_describe, read_prompts, write_prompts
+from ..config import TrainConfig
+from ..data import build_dataset, build_validation
+from ..data.sources import Found, Source
+from ..degradation import degrade
+from ..programs.console import refuse, start_console
+from ..programs.tables import read_config
+from ..randomness.streams import stream
+from .prompter import Describe, build_describe, read_prompts, write_prompts
 
 SAVE_EVERY = 500
 """Pictures between two writings of the file."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .config import TrainConfig
-from .data import build_dataset
-from .draws import draw
+from ..config import TrainConfig
+from ..data import build_dataset
+from ..objectives.draws import draw
 from .loop import Trainer
 from .setup import start_processes
 from .steps import Batch, Stepper

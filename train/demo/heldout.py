@@ -51,7 +51,7 @@ def heldout_crops(crop: int = CROP) -> list[tuple[str, Tensor]]:
 
 def folder_pictures(folder: str | Path, multiple: int) -> list[tuple[str, Tensor]]:
     """Read the pictures of a folder, cropped at the right and bottom to a multiple of `multiple` pixels."""
-    from .base.crops import load_pictures
+    from ..base.crops import load_pictures
 
     pictures = []
     for name, picture in load_pictures(folder):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .averages import Average, alone
+from .averages import Average, single_process
 from .config import OptimConfig
 from .guard import Guard
 
@@ -33,7 +33,7 @@ class Updater:
         parameters: Mapping[str, nn.Parameter],
         config: OptimConfig,
         output_lr_scale: float = 1.0,
-        average: Average = alone,
+        average: Average = single_process,
         half: bool = False,
     ) -> None:
         """Optimize named parameters; those of conv_out get `output_lr_scale` times the learning rate.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .adapters import copy_strictly
+from ..networks.adapters import copy_strictly
 
 
 class RunningAverage:

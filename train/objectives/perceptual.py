@@ -10,8 +10,8 @@ from torch import Tensor
 
 from osediff_core.errors import OSEDiffError
 
+from ..evaluation.fidelity import SSIM_C1, SSIM_C2, SSIM_SIGMA, SSIM_WINDOW, gaussian_kernel
 from .losses import PerceptualLoss
-from .metrics import SSIM_C1, SSIM_C2, SSIM_SIGMA, SSIM_WINDOW, gaussian_kernel
 
 PerceptualName = Literal["lpips", "gradient", "structure", "none"]
 

@@ -1,8 +1,8 @@
 """Write a folder of training pictures that may be used freely: `python -m train.pictures OUT_DIR`.
 
 Photographs come from what scikit-image and scikit-learn install (nothing is downloaded), the rest are
-synthetic. With `--more SHARE`, photographs of six Debian packages go in too (`train.more_photographs`).
-The photographs that the quality table is measured on (`train.heldout`) never go in.
+synthetic. With `--more SHARE`, photographs of six Debian packages go in too (`more_photographs`). The
+photographs that the quality table is measured on (`train.demo.heldout`) never go in.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from osediff_core.errors import OSEDiffError, printable
 from osediff_core.pictures.images import read_image, write_image
 from osediff_core.whole_files import sweep
 
-from .console import start_console
+from ..programs.console import start_console
 from .dead_leaves import dead_leaves
 from .more_photographs import MORE, Photograph, crops_to_choose_by, shrunken
 

@@ -15,7 +15,7 @@ from osediff_core.pictures.images import write_image
 from osediff_core.report.page import write_report
 from osediff_core.whole_files import sweep
 
-from .config import TrainConfig
+from ..config import TrainConfig
 from .curves import Curves
 from .run_page import run_page, sample_sheet
 from .trackers import build_tracker

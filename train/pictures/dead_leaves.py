@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .dice import chance, integer, uniform
+from ..randomness.sampling import chance, integer, uniform
 
 Shape = Callable[[Tensor, Tensor, float, torch.Generator], Tensor]
 

@@ -18,8 +18,9 @@ from osediff_core.model import OSEDiff
 from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint
 from osediff_core.whole_files import reason, sweep, write_whole
 
-from .config import RunConfig, TrainConfig, to_toml
-from .networks import Backbone
+from ..config import RunConfig, TrainConfig
+from ..networks.backbone import Backbone
+from ..programs.tables import to_toml
 from .state import newest_state
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The bundled demo: its held-out photographs, its tables, its files."""

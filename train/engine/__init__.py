@@ -1,0 +1,1 @@
+"""A run: processes, batches, steps, states, and the loop over them."""

@@ -1,0 +1,1 @@
+"""From gradients to weights: averaging over processes, clipping, guarding, AdamW, the running average."""

@@ -1,0 +1,1 @@
+"""Prompts of training pictures: made before (`python -m train.prompts CONFIG.toml`), or while training."""

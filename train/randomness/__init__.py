@@ -1,0 +1,1 @@
+"""Random numbers from explicit generators: streams by purpose, and single decisions."""
