@@ -125,6 +125,11 @@ def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(schemas, p
         text = (docs / place.format(name)).read_text(encoding="utf-8")
         for label in [put.id for put in schema.inputs] + [put.display_name for put in schema.outputs]:
             assert f"`{label}`" in text, f"{place.format(name)} does not mention {label}"
+        (shown,) = re.findall(
+            r"^!\[.+\]\((.+)\)$", text, re.MULTILINE
+        )  # as the page asks for it, from web/docs
+        assert (docs / shown).read_bytes()[:3] == b"\xff\xd8\xff", shown
+        assert shown.startswith(f"{name}/")
 
 
 def points(page: str) -> list[str]:
