@@ -131,7 +131,7 @@ def _build(part: NetworkFiles) -> nn.Module:
         return UNet(_config(UNetConfig, part))
     if part.name == "vae":
         return VAE(_config(VAEConfig, part))
-    library = import_transformers()
+    library = import_transformers("CLIPTextModel", "CLIPTextConfig")
     return library.CLIPTextModel(library.CLIPTextConfig(**text_settings(part)))
 
 
@@ -158,12 +158,16 @@ def _config(kind: type[Config], part: NetworkFiles) -> Config:
         raise OSEDiffError(f"the config of {part.where} does not fit: {error}") from error
 
 
-def import_transformers() -> Any:  # noqa: ANN401
-    """Return the library, imported as late as this because it is slow; OSEDiffError if it cannot be."""
+def import_transformers(*names: str) -> Any:  # noqa: ANN401
+    """Return the library with these classes, which it imports when they are asked for.
+
+    As late as this because it is slow. Raises OSEDiffError, with the cause, where it cannot be imported.
+    """
     try:
         import transformers
 
-        _ = transformers.CLIPTextModel, transformers.CLIPTextConfig, transformers.CLIPTokenizer
+        for name in names:
+            getattr(transformers, name)
     except (ImportError, RuntimeError, AttributeError) as error:  # it wraps the first in the second
         raise OSEDiffError(f"transformers cannot be imported ({_last(error)}): {_remedy(error)}") from error
     return transformers

@@ -137,7 +137,7 @@ def _tokenizer(vocabulary: dict[str, int], merges: list[str], place: Path) -> CL
 
 def tokenizer_of(texts: Mapping[str, str], place: Path, settings: Mapping[str, Any]) -> CLIPTokenizer:
     """Return the tokenizer that these files, name to text, make; OSEDiffError with `place` for none."""
-    library = import_transformers()
+    library = import_transformers("CLIPTokenizer")
     with tempfile.TemporaryDirectory(prefix="osediff-") as folder:
         with writing(Path(folder)):
             for name, text in texts.items():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..base.load import resolve_device, resolve_dtype
+from ..base.network import import_transformers
 from ..color import to_levels
 from ..errors import OSEDiffError, first_line
 
@@ -74,15 +75,12 @@ class Captioner:
 
 
 def _load(source: str) -> tuple[Any, Any]:
+    if "AutoModelForImageTextToText" not in dir(import_transformers()):
+        raise OSEDiffError("this transformers knows no image-text-to-text models: install 4.46 or later")
+    library = import_transformers("AutoModelForImageTextToText", "AutoProcessor")
     try:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-    except (ImportError, RuntimeError) as error:
-        raise OSEDiffError(
-            f"this transformers knows no image-text-to-text models ({error}): install 4.46 or later"
-        ) from error
-    try:
-        processor = AutoProcessor.from_pretrained(source, local_files_only=True)
-        return AutoModelForImageTextToText.from_pretrained(source, local_files_only=True), processor
+        processor = library.AutoProcessor.from_pretrained(source, local_files_only=True)
+        return library.AutoModelForImageTextToText.from_pretrained(source, local_files_only=True), processor
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise OSEDiffError(
             f"{source} is not here, or no image-text-to-text model ({first_line(error)}): give its folder, "

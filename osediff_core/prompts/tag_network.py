@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ..base.network import import_transformers
 from ..errors import OSEDiffError
 
 SWIN, HEAD = "visual_encoder", "tagging_head.encoder.layer"  # in RAM's names
@@ -170,13 +171,8 @@ class _WithoutWeights(TorchFunctionMode):
 def empty_network(config: TagConfig) -> TagNetwork:
     """Return the network of these sizes, whose weights take no memory."""
     _check_sizes(config)
-    try:
-        from transformers import SwinConfig, SwinModel
-    except (ImportError, RuntimeError) as error:
-        raise OSEDiffError(
-            f"transformers cannot be imported ({error}): install the requirements to use a tagger"
-        ) from error
-    sizes = SwinConfig(
+    library = import_transformers("SwinConfig", "SwinModel")
+    sizes = library.SwinConfig(
         image_size=config.image_size,
         embed_dim=config.embed,
         depths=list(config.depths),
@@ -184,7 +180,7 @@ def empty_network(config: TagConfig) -> TagNetwork:
         window_size=config.window,
     )
     with torch.device("cpu"), _WithoutWeights():
-        return TagNetwork(config, SwinModel(sizes, add_pooling_layer=False))
+        return TagNetwork(config, library.SwinModel(sizes, add_pooling_layer=False))
 
 
 def _check_sizes(config: TagConfig) -> None:

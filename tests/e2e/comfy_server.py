@@ -95,10 +95,10 @@ class Server:
         """An answer as JSON."""
         return json.loads(self.fetch(path))
 
-    def queue(self, graph: dict[str, Any]) -> str:
-        """Queue a graph in the API format; return its id."""
+    def queue(self, graph: dict[str, Any], client: str | None = None) -> str:
+        """Queue a graph in the API format, as another client or as the usual one; return its id."""
         try:
-            answer = json.loads(self.fetch("/prompt", {"prompt": graph, "client_id": self.client}))
+            answer = json.loads(self.fetch("/prompt", {"prompt": graph, "client_id": client or self.client}))
         except urllib.error.HTTPError as error:
             raise RejectedError(error.read().decode()) from error
         if answer["node_errors"]:  # the other branches of the graph are run all the same

@@ -90,15 +90,11 @@ def server(start):
 
 @pytest.fixture(scope="session")
 def photo(server):
-    """A real photograph of odd size in the server's input folder, small enough for a CPU: 149 x 107."""
-    data = pytest.importorskip("skimage.data")
+    """A photograph of odd size in the server's input folder, small enough for a CPU: 149 x 107."""
     from PIL import Image
 
-    picture = (
-        Image.fromarray(data.chelsea())
-        .crop((60, 30, 358, 244))
-        .resize((LONG_SIDE, 107), Image.Resampling.LANCZOS)
-    )
+    with Image.open(ROOT / "docs" / "pictures" / "coffee_lq.png") as coffee:
+        picture = coffee.convert("RGB").resize((LONG_SIDE, 107), Image.Resampling.LANCZOS)
     place = server.base / "input" / "photo.png"
     picture.save(place)
     return place

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = {"osediff_one_node": "OSEDiffUpscale", "osediff_steps": "OSEDiffDecode"}
+OTHERS = ("osediff_compare", "osediff_enhance", "osediff_large")  # these five need no download
 
 
 def pixels(path: Path):
@@ -50,6 +51,16 @@ def test_an_example_workflow_gives_what_the_command_line_gives(
     assert abs(ours - theirs).max() <= 1
     plain = command_line(photo, tmp_path / "plain.png", "--scale", str(scale), "--color", "none")
     assert abs(ours - plain).max() > 1  # the comparison can fail
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_graphs_without_a_download_run_to_their_end(server, graph, name):
+    nodes = graph(name)
+    run = server.run(nodes)
+    assert run.status == "success", run.error
+    shown = [node for node in nodes if nodes[node]["class_type"] in ("SaveImage", "PreviewImage")]
+    assert shown
+    assert all(run.outputs[node]["images"] for node in shown)
 
 
 def test_an_unchanged_graph_is_served_from_the_cache(server, comfy_server, graph):
@@ -121,17 +132,9 @@ def test_stock_nodes_fit_on_the_wires(server, comfy_server, graph, tmp_path):
     assert "padded pixels" in run.outputs[decode]["text"][0]
 
 
-def test_cancel_works_within_one_tile(server, comfy_server, graph):
+def cancelled(server, nodes, node, after):
+    """Cancel a graph after so many reports of a node: its last event, what the node reported, its end."""
     websocket = pytest.importorskip("websocket")
-    from PIL import Image
-
-    big = server.base / "input" / "big.png"
-    Image.open(server.base / "input" / "photo.png").resize((300, 300)).save(big)
-    nodes = graph("osediff_one_node", comfy_server.MICRO)
-    nodes[comfy_server.find(nodes, "LoadImage")]["inputs"]["image"] = big.name
-    nodes[comfy_server.find(nodes, "ImageScaleToMaxDimension")]["inputs"]["largest_size"] = 300
-    node = comfy_server.find(nodes, "OSEDiffUpscale")
-    nodes[node]["inputs"]["tile"] = "48"
     address = f"ws://127.0.0.1:{server.port}/ws?clientId={server.client}"
     socket = websocket.create_connection(address, timeout=300, http_no_proxy=["127.0.0.1"])
     try:
@@ -142,19 +145,75 @@ def test_cancel_works_within_one_tile(server, comfy_server, graph):
             event = json.loads(message) if isinstance(message, str) else {"type": "preview"}
             if event["type"] == "progress" and event["data"]["node"] == node:
                 seen.append((event["data"]["value"], event["data"]["max"]))
-                if len(seen) == 3:
+                if len(seen) == after:
                     server.fetch("/interrupt", {})
             if event["type"] in ("execution_interrupted", "execution_success", "execution_error"):
                 break
     finally:
         socket.close()
+    return event, seen, server.wait(prompt_id).status
+
+
+@pytest.fixture
+def large(server, comfy_server, graph):
+    """A function that gives an example workflow on a picture whose every phase takes a while."""
+    from PIL import Image
+
+    place = server.base / "input" / "large.png"
+    Image.open(server.base / "input" / "photo.png").resize((300, 300)).save(place)
+
+    def make(name):
+        nodes = graph(name, comfy_server.MICRO)
+        nodes[comfy_server.find(nodes, "LoadImage")]["inputs"]["image"] = place.name
+        nodes[comfy_server.find(nodes, "ImageScaleToMaxDimension")]["inputs"]["largest_size"] = 300
+        return nodes
+
+    return make
+
+
+def test_cancel_works_within_one_tile(server, comfy_server, large):
+    nodes = large("osediff_one_node")
+    node = comfy_server.find(nodes, "OSEDiffUpscale")
+    nodes[node]["inputs"]["tile"] = "48"
+    event, seen, status = cancelled(server, nodes, node, after=3)
     assert event["type"] == "execution_interrupted"
-    assert server.wait(prompt_id).status == "interrupted"
+    assert status == "interrupted"
     values, totals = zip(*seen, strict=True)
     assert set(totals) == {totals[0]}
     assert totals[0] > 60  # 150 x 150 latent pixels in tiles of 48, 16 apart
     # one tile may have been at work, another may have been finished while the request travelled
     assert values[-1] <= values[2] + 3
+
+
+@pytest.mark.parametrize("phase", ["OSEDiffLQEncode", "OSEDiffDenoise", "OSEDiffDecode"])
+def test_cancel_works_in_every_phase(server, comfy_server, large, phase):
+    nodes = large("osediff_steps")
+    nodes[comfy_server.find(nodes, "OSEDiffDenoise")]["inputs"].update(tile="48", overlap=32)
+    nodes[comfy_server.find(nodes, "OSEDiffTextEncode")]["inputs"]["prompt"] = (
+        phase  # nothing is kept of others
+    )
+    node = comfy_server.find(nodes, phase)
+    event, seen, status = cancelled(server, nodes, node, after=1)
+    assert (event["type"], event["data"]["node_id"], status) == ("execution_interrupted", node, "interrupted")
+    done, total = seen[-1]
+    assert done < total
+
+
+def test_thirty_graphs_of_two_clients_all_end(server, comfy_server, graph):
+    nodes = graph("osediff_one_node", comfy_server.MICRO)
+    nodes[comfy_server.find(nodes, "ImageScaleToMaxDimension")]["inputs"]["largest_size"] = 32
+    queued = {}
+    for number in range(30):
+        nodes[comfy_server.find(nodes, "OSEDiffUpscale")]["inputs"]["prompt"] = f"number {number}"
+        client = f"client {number % 2}"
+        queued[server.queue(nodes, client)] = client
+    save, names = comfy_server.find(nodes, "SaveImage"), set()
+    for prompt_id, client in queued.items():
+        run = server.wait(prompt_id)
+        assert run.status == "success", run.error
+        names |= {image["filename"] for image in run.outputs[save]["images"]}
+        assert server.get(f"/history/{prompt_id}")[prompt_id]["prompt"][3]["client_id"] == client
+    assert len(names) == 30
 
 
 def test_a_graph_runs_again_after_its_model_was_unloaded(server, comfy_server, graph):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from types import SimpleNamespace
 
@@ -138,6 +139,18 @@ def test_the_plan_stands_on_the_node_while_it_works(nodes, model, photo, comfy, 
     plan = str(upscaled(surroundings, model, image, 2.0, count=2))
     assert plan.startswith("2 pictures of 68 x 42 in one tile, encoded whole, decoded whole, takes ")
     assert comfy.said == [("7", plan), ("7", "68 × 42")]
+
+
+def test_each_step_shows_its_plan(nodes, model, photo, comfy):
+    latent = nodes["OSEDiffLQEncode"].run(model=model, image=photo(), scale=2.0).args[0]
+    assert [text for _, text in comfy.said if "takes " in text]
+    for name, settings in (
+        ("OSEDiffDenoise", {"tile": "auto", "overlap": 32}),
+        ("OSEDiffDecode", {"color": "none"}),
+    ):
+        comfy.said.clear()
+        nodes[name].run(model=model, latent=latent, **settings)
+        assert re.search(r"takes \d+\.\d GiB", comfy.said[0][1]), name
 
 
 class Held(torch.nn.Module):

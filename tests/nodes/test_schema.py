@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECT_INFO = json.loads((ROOT / "tests" / "nodes" / "object_info.json").read_text(encoding="utf-8"))
@@ -30,6 +31,12 @@ SIGNATURES = {
     "OSEDiffVAEEncodeExact": ("pixels vae tile", "LATENT"),
     "OSEDiffVAEDecodeExact": ("samples vae tile", "IMAGE"),
 }
+FIRST = {  # what a graph of the first version has on its nodes, where more came since
+    "OSEDiffLQEncode": "model image scale",
+    "OSEDiffDenoise": "model latent conditioning tile overlap",
+    "OSEDiffUpscale": "model image scale prompt color tile",
+}
+VALUES = ("default", "min", "max", "step")
 
 
 @pytest.fixture
@@ -43,6 +50,34 @@ def test_ids_inputs_and_outputs_are_for_ever(schemas):
         for name, schema in schemas.items()
     }
     assert found == SIGNATURES
+
+
+def test_a_graph_of_the_first_version_lacks_nothing(schemas):
+    """It has fewer inputs and fewer widget values: what came since is optional and stands behind."""
+    for name, schema in schemas.items():
+        first = FIRST.get(name, SIGNATURES[name][0]).split()
+        assert [put.id for put in schema.inputs[: len(first)]] == first, name
+        assert all(put.optional for put in schema.inputs[len(first) :]), name
+
+
+def test_a_graph_of_the_first_version_gives_what_it_gave(nodes, model, photo):
+    """What came since changes nothing where it is not there, and as its widgets stand at first."""
+    image = photo()
+    wires = {"model": model, "image": image, "latent": None, "scale": 2.0, "prompt": "cat", "color": "adain"}
+    wires |= {"tile": "auto", "overlap": 32}
+    for name, first in FIRST.items():
+        schema = nodes[name].define_schema()
+        old = {word: wires[word] for word in first.split() if word != "conditioning"}
+        new = {
+            put.id: put.arguments["default"]
+            for put in schema.inputs
+            if "default" in vars(put).get("arguments", {})
+        }
+        given = [nodes[name].run(**one).args[0] for one in (old, new | old)]
+        results = [one["samples"] if isinstance(one, dict) else one for one in given]
+        assert torch.equal(*results), name
+        if name == "OSEDiffLQEncode":
+            wires["latent"] = given[0]
 
 
 def test_everything_is_explained(schemas):
@@ -68,11 +103,15 @@ def test_the_committed_object_info_is_of_these_nodes(schemas):
     """The cut that `comfy workflow validate` reads comes from a real server; this keeps it from ageing."""
     for name, schema in schemas.items():
         info = OBJECT_INFO[name]
-        inputs = info["input"]["required"] | info["input"].get("optional", {})
-        order = [*info["input_order"]["required"], *info["input_order"].get("optional", [])]
-        assert set(order) == {put.id for put in schema.inputs}
-        for put in schema.inputs:
-            assert inputs[put.id][1]["tooltip"] == put.tooltip
+        for kind, optional in (("required", False), ("optional", True)):
+            ours = [put for put in schema.inputs if put.optional == optional]
+            assert info["input_order"].get(kind, []) == [put.id for put in ours], name
+            for put in ours:
+                io_type, said = info["input"][kind][put.id]
+                assert (io_type, said["tooltip"]) == (put.io_type, put.tooltip)
+                given = getattr(put, "arguments", {})
+                of_server, of_node = ({k: of[k] for k in VALUES if k in of} for of in (said, given))
+                assert of_server == of_node, f"{name}.{put.id}"
         assert info["output"] == [put.io_type for put in schema.outputs]
         assert info["description"] == schema.description
 
@@ -86,6 +125,11 @@ def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(schemas, p
         text = (docs / place.format(name)).read_text(encoding="utf-8")
         for label in [put.id for put in schema.inputs] + [put.display_name for put in schema.outputs]:
             assert f"`{label}`" in text, f"{place.format(name)} does not mention {label}"
+        (shown,) = re.findall(
+            r"^!\[.+\]\((.+)\)$", text, re.MULTILINE
+        )  # as the page asks for it, from web/docs
+        assert (docs / shown).read_bytes()[:3] == b"\xff\xd8\xff", shown
+        assert shown.startswith(f"{name}/")
 
 
 def points(page: str) -> list[str]:

@@ -1,6 +1,7 @@
 import os
 import pickle
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -206,22 +207,27 @@ def test_others_may_read_a_checkpoint_as_they_may_any_file(tmp_path, published, 
     assert (tmp_path / "c").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """Let no file of this process grow beyond 4 kB, which fails as a full disk does."""
+    """Let no file of this process grow beyond 4 kB, which fails as a full disk does.
+
+    Not as a fixture: pytest writes its report before it takes a fixture back, and that may be a long file.
+    """
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX file size limit")
 @pytest.mark.parametrize("write", [write_checkpoint, write_published])
-def test_a_full_disk_keeps_the_old_file_and_leaves_no_rest(tmp_path, published, write, full_disk):
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_rest(tmp_path, published, write):
     path = tmp_path / "c"
     path.write_bytes(b"the old one")
-    with pytest.raises(OSEDiffError, match="could not be written"):
+    with full_disk(), pytest.raises(OSEDiffError, match="could not be written"):
         write(path, published)
     assert path.read_bytes() == b"the old one"
     assert [p.name for p in tmp_path.iterdir()] == ["c"]

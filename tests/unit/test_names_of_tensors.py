@@ -13,6 +13,8 @@ from osediff_core.base.network import import_transformers
 from osediff_core.errors import OSEDiffError
 from osediff_core.lora import check_fit
 from osediff_core.network.unet import UNet
+from osediff_core.prompts.captioner import Captioner
+from osediff_core.prompts.tag_network import TagConfig, empty_network
 from osediff_core.tools.describe import describe
 from osediff_core.weights.checkpoint import read_checkpoint, write_published
 from osediff_core.weights.lora_names import read_name
@@ -264,12 +266,21 @@ def forget(monkeypatch, library):
         monkeypatch.delitem(sys.modules, name)
 
 
-def test_a_torchvision_of_another_torch_is_named(without_transformers, monkeypatch):
+SIZES = TagConfig(8, (1, 1, 1, 1), (1, 1, 1, 1), 2, width=8, hidden=8, ffn=8, layers=1, tags=3, image_size=64)
+ASKING = {
+    "base": lambda: import_transformers("CLIPTextModel"),
+    "tagger": lambda: empty_network(SIZES),
+    "captioner": lambda: Captioner.from_pretrained("x", device="cpu"),
+}
+
+
+@pytest.mark.parametrize("who", ASKING)
+def test_a_torchvision_of_another_torch_is_named(without_transformers, monkeypatch, who):
     forget(monkeypatch, "torchvision")
     broken_library(without_transformers, "transformers", "Could not import module 'CLIPTextModel'")
     broken_library(without_transformers, "torchvision", "operator torchvision::nms does not exist")
     with pytest.raises(OSEDiffError, match=r"torchvision .*does not work with PyTorch .*nms does not exist"):
-        import_transformers()
+        ASKING[who]()
 
 
 def test_a_transformers_that_is_broken_itself_is_named(without_transformers):

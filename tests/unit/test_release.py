@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -123,3 +124,25 @@ def test_a_version_is_one_that_a_tag_can_name():
     publish = (ROOT / ".github" / "workflows" / "publish.yml").read_text()
     assert '"v*"' in publish
     assert f"grep -n {PLACEHOLDER}" in publish
+
+
+COMFYUI_HAS = {"PIL", "numpy", "safetensors", "torch", "transformers"}
+
+
+def test_the_job_for_comfyui_installs_what_its_tests_import():
+    """What it lacks would end it before its first test, or skip what needs it."""
+    job = (ROOT / ".github" / "workflows" / "comfyui.yml").read_text()
+    (line,) = re.findall(r"pip install (pytest .*)", job)
+    installed = {{"websocket-client": "websocket"}.get(name, name) for name in line.split()}
+    named = [ROOT / name for name in re.findall(r"tests/e2e/\S+\.py", job)]
+    assert named
+    asked = set()
+    for path in (*named, ROOT / "tests" / "conftest.py", *(ROOT / "tests" / "e2e").glob("co*.py")):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                asked |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                asked.add(node.module.split(".")[0])
+        asked |= {name.split(".")[0] for name in re.findall(r'importorskip\("([^"]+)"', source)}
+    assert asked - set(sys.stdlib_module_names) - COMFYUI_HAS - installed <= {"osediff_core", "benchmarks"}
