@@ -171,6 +171,7 @@ def _load(args: argparse.Namespace, process: Process) -> OSEDiff:
         dtype=args.dtype,
         device=device_of(process, args.device),
         vocabulary=args.vocabulary,
+        decoder=args.decoder,
         offload=args.offload,
         compile=args.compile,
     )
