@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ TEXT_ENDS = {
     "final_layer_norm.weight": "ln_final.weight",
     "final_layer_norm.bias": "ln_final.bias",
 }
+LIGHT_WIDTHS = (64, 128, 256, 256)
+"""Of the lighter decoder that is published for Stable Diffusion 2.1, from the finest level on."""
 LAST_LAYER = 23  # of OpenCLIP's ViT-H, which Stable Diffusion 2 leaves out
 
 
@@ -108,6 +110,28 @@ def random_weights(part: str, dtype: torch.dtype, seed: int = 0) -> dict[str, Te
             torch.mul(piece, fan_in**-0.5, out=values[begin : begin + len(piece)])
         out[_with_prefix(part, name)] = values.reshape(tensor.shape)
     return out
+
+
+def random_decoder(settings: Mapping[str, Any], widths: Sequence[int] = LIGHT_WIDTHS) -> dict[str, Tensor]:
+    """Return the weights of a decoder of other widths for the latents of a VAE, as it is published: alone.
+
+    settings: the VAE's. Of a published one they have the names, without a post_quant_conv.
+    """
+    config = {**settings, "decoder_block_out_channels": tuple(widths), "use_post_quant_conv": False}
+    shapes = {key: t.shape for key, t in empty("vae", config).state_dict().items()}
+    weights, g = {}, torch.Generator().manual_seed(7)
+    for name, shape in shapes.items():
+        if name.startswith("decoder."):
+            spread = (shape[1:].numel() if len(shape) > 1 else 100) ** -0.5
+            values = torch.randn(shape, generator=g) * spread  # (...)
+            weights[name.removeprefix("decoder.")] = values + ("norm" in name and name.endswith("weight"))
+    return weights
+
+
+def write_decoder(path: Path, settings: Mapping[str, Any], widths: Sequence[int] = LIGHT_WIDTHS) -> None:
+    """Write such a decoder as it is published: a pickle of its weights with a table of settings beside."""
+    about = {"in_channels": 4, "out_channels": 3, "block_out_channels": [*widths], "layers_per_block": 2}
+    torch.save({"config": about, "step": 1, "model_state_dict": random_decoder(settings, widths)}, path)
 
 
 def _with_prefix(part: str, name: str) -> str:

@@ -14,10 +14,18 @@ from ..osediff_core.errors import OSEDiffError
 from .errors import in_a_sentence
 from .managed import ManagedModel, ModelType, choose_dtype
 from .newer import where_known
-from .paths import base_paths, fingerprint, resolve, vocabulary_folder, weights_paths
+from .paths import (
+    base_paths,
+    decoder_paths,
+    fingerprint,
+    resolve,
+    vocabulary_folder,
+    weights_paths,
+)
 
 CATEGORY = "OSEDiff"
 IN_THE_BASE = "none (merged into the base)"
+OWN_DECODER = "the base's own"
 
 
 class OSEDiffLoader(io.ComfyNode):
@@ -62,26 +70,41 @@ class OSEDiffLoader(io.ComfyNode):
                     tooltip="Strength of the LoRA. 1 is as trained; less keeps nearer to the base, which "
                     "cannot restore by itself.",
                 ),
+                io.Combo.Input(
+                    "decoder",
+                    options=[OWN_DECODER, *decoder_paths()],
+                    default=OWN_DECODER,
+                    optional=True,
+                    tooltip="Another decoder for the base's latents, from models/osediff_decoder: the "
+                    "lighter one that is published as sd21_lwdecoder.pth takes a quarter of the arithmetic "
+                    "and half of the memory. Pictures are others than those of the base's own.",
+                ),
             ],
             outputs=[ModelType.Output(display_name="model", tooltip="For the other OSEDiff nodes.")],
             **where_known(io.Schema, search_aliases=["super resolution", "load upscaler", "restore"]),
         )
 
     @classmethod
-    def fingerprint_inputs(cls, base: str, weights: str, dtype: str, strength: float) -> tuple[object, ...]:
+    def fingerprint_inputs(
+        cls, base: str, weights: str, dtype: str, strength: float, decoder: str = OWN_DECODER
+    ) -> tuple[object, ...]:
         """A file that was replaced under the same name is loaded again."""
-        return tuple(fingerprint(path) for path in chosen(base, weights) if path is not None)
+        files = *chosen(base, weights), chosen_decoder(decoder)
+        return tuple(fingerprint(path) for path in files if path is not None)
 
     @classmethod
     @in_a_sentence
-    def execute(cls, base: str, weights: str, dtype: str, strength: float) -> io.NodeOutput:
-        """Raises OSEDiffError where a file is broken or the checkpoint belongs to another base."""
+    def execute(
+        cls, base: str, weights: str, dtype: str, strength: float, decoder: str = OWN_DECODER
+    ) -> io.NodeOutput:
+        """Raises OSEDiffError where a file is broken, or checkpoint or decoder belong to another base."""
         model = OSEDiff.from_pretrained(
             *chosen(base, weights),
             strength=strength,
             dtype=choose_dtype(dtype),
             device=model_management.unet_offload_device(),
             vocabulary=vocabulary_folder(),
+            decoder=chosen_decoder(decoder),
         )
         return io.NodeOutput(ManagedModel(model))
 
@@ -97,3 +120,9 @@ def chosen(base: str, weights: str) -> tuple[Path, Path | None]:
     if read_marker(place) is None:
         raise OSEDiffError(f"{base!r} has no checkpoint merged into it, so it cannot restore: choose weights")
     return place, None
+
+
+def chosen_decoder(name: str) -> Path | None:
+    """The file behind a name in the list, None for the base's own decoder; OSEDiffError where it is gone."""
+    places: dict[str, Path | None] = {OWN_DECODER: None, **decoder_paths()}
+    return resolve(name, places, "decoder")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import comfy
 import folder_paths
@@ -14,10 +15,17 @@ from ..osediff_core.base.hub_cache import repo_id, snapshots
 from ..osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS, SINGLE_FILE_SUFFIXES
 from ..osediff_core.errors import OSEDiffError
 
+Place = TypeVar("Place", Path, "Path | None")
 WEIGHTS_FOLDER = "osediff"
 WEIGHTS_SUFFIXES = {".safetensors", ".pkl"}
 TAGGER_FOLDER = "osediff_dape"
-TAGGER_SUFFIXES = {".safetensors", ".pth"}
+DECODER_FOLDER = "osediff_decoder"
+OTHERS_SUFFIXES = {".safetensors", ".pth"}  # of taggers and decoders
+FOLDER_SUFFIXES = {
+    WEIGHTS_FOLDER: WEIGHTS_SUFFIXES,
+    TAGGER_FOLDER: OTHERS_SUFFIXES,
+    DECODER_FOLDER: OTHERS_SUFFIXES,
+}
 DEMO = "demo (comes with the pack)"
 HUB = "(hub cache)"
 NO_TAGGER = "(none in models/osediff_dape: make one with osediff convert-dape, then press R)"
@@ -25,7 +33,7 @@ NO_TAGGER = "(none in models/osediff_dape: make one with osediff convert-dape, t
 
 def register_model_folder() -> None:
     """Make our folders of `models` known to ComfyUI, after the places that extra_model_paths.yaml names."""
-    for folder, suffixes in ((WEIGHTS_FOLDER, WEIGHTS_SUFFIXES), (TAGGER_FOLDER, TAGGER_SUFFIXES)):
+    for folder, suffixes in FOLDER_SUFFIXES.items():
         default = os.path.join(folder_paths.models_dir, folder)
         known = folder_paths.folder_names_and_paths.get(folder, ([], set()))[0]
         places = [*known, *([] if default in known else [default])]
@@ -78,19 +86,25 @@ def _is_base(names: Iterable[str]) -> bool:
 
 def weights_paths() -> dict[str, Path]:
     """Every OSEDiff checkpoint that can be chosen: its name in the list, and its file."""
-    found = {DEMO: DEMO_WEIGHTS}
-    for name in folder_paths.get_filename_list(WEIGHTS_FOLDER):
-        found[name] = Path(folder_paths.get_full_path_or_raise(WEIGHTS_FOLDER, name))
-    return found
+    return {DEMO: DEMO_WEIGHTS, **_listed(WEIGHTS_FOLDER)}
 
 
 def tagger_paths() -> dict[str, Path]:
     """Every file that may be a tagger's: its name in the list, and its place."""
-    names = folder_paths.get_filename_list(TAGGER_FOLDER)
-    return {name: Path(folder_paths.get_full_path_or_raise(TAGGER_FOLDER, name)) for name in names}
+    return _listed(TAGGER_FOLDER)
 
 
-def resolve(name: str, paths: dict[str, Path], what: str) -> Path:
+def decoder_paths() -> dict[str, Path]:
+    """Every file that may be a decoder's: its name in the list, and its place."""
+    return _listed(DECODER_FOLDER)
+
+
+def _listed(folder: str) -> dict[str, Path]:
+    names = folder_paths.get_filename_list(folder)
+    return {name: Path(folder_paths.get_full_path_or_raise(folder, name)) for name in names}
+
+
+def resolve(name: str, paths: Mapping[str, Place], what: str) -> Place:
     """The path behind a name of one of the lists; raises OSEDiffError where it is gone."""
     if not paths:
         raise OSEDiffError(f"there is no {what} {NO_TAGGER}")

@@ -77,6 +77,7 @@ class OSEDiff(nn.Module):
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         vocabulary: str | Path | None = None,
+        decoder: str | Path | None = None,
         offload: str = "none",
         compile: bool = False,
     ) -> OSEDiff:
@@ -85,10 +86,11 @@ class OSEDiff(nn.Module):
         base: a folder in the diffusers layout, a single file, or the id of a model in the hub's cache.
         Neither: the bundled demo. `base` alone: a merged model, or the plain base, which was never trained to
         restore. strength: of the trained weights, 0 is the base and 1 the checkpoint. vocabulary: a folder
-        with CLIP's vocabulary, for a single file, which has none. offload: "parts" keeps all in the host's
-        memory, and `restore` and its steps move each part to the device only while they need it. compile:
-        UNet and VAE go through `torch.compile`, anew for every size of a tile, and as they are where that
-        fails. Raises OSEDiffError for what cannot be loaded.
+        with CLIP's vocabulary, for a single file, which has none. decoder: a file with another decoder for
+        the base's latents, such as the lighter one that is published for Stable Diffusion 2.1. offload:
+        "parts" keeps all in the host's memory, and `restore` and its steps move each part to the device only
+        while they need it. compile: UNet and VAE go through `torch.compile`, anew for every size of a tile,
+        and as they are where that fails. Raises OSEDiffError for what cannot be loaded.
         """
         check_offload(offload)
         base, weights = _sources(base, weights)
@@ -105,11 +107,12 @@ class OSEDiff(nn.Module):
             return None if checkpoint is None else folding(name, network, checkpoint, strength)
 
         home = torch.device("cpu") if offload == "parts" else device
-        parts = load_base(base, dtype, home, edit, vocabulary=vocabulary)
+        parts = load_base(base, dtype, home, edit, vocabulary=vocabulary, decoder=decoder)
         model = cls(parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.alphas_cumprod)
         model.offload_to = None if home == device else device
         lay_out(model.vae, device)
-        model.made_of = str(base), "none" if weights is None else str(weights)
+        put_in = "" if decoder is None else f", its decoder {decoder}"
+        model.made_of = f"{base}{put_in}", "none" if weights is None else str(weights)
         if compile:
             compile_parts([model.unet, model.vae.encoder, model.vae.decoder])
             model.compiled = True

@@ -14,6 +14,7 @@ from ..diffusion import alphas_cumprod
 from ..errors import OSEDiffError, first_line
 from ..network.unet import UNet
 from ..network.vae import VAE
+from .decoder import with_decoder
 from .folder import check_layout, folder_parts, load_tokenizer, scheduler_config
 from .hub_cache import is_hub_id, snapshot
 from .network import Change, NetworkFiles, empty_network, fill
@@ -64,6 +65,7 @@ def load_base(
     edit: Callable[[str, nn.Module], Change | None] | None = None,
     *,
     vocabulary: str | Path | None = None,
+    decoder: str | Path | None = None,
     architecture: Architecture = SD21,
 ) -> Base:
     """Load a base: a folder in the diffusers layout, a single file, or the id of a model in the hub's cache.
@@ -71,11 +73,14 @@ def load_base(
     edit(name, network) is called for "unet" and "vae" while they have no weights yet; what it returns may
     change each tensor, by its name, before it is rounded to `dtype` and moved to `device`, so that folded
     weights are rounded once. The layers of `precision.EXACT` stay in float32. vocabulary: a folder with
-    CLIP's vocab.json and merges.txt, for a single file, which has none; architecture: its configs. Raises
-    OSEDiffError, before any weight is read, if the base is not there, incomplete, damaged, another kind of
-    model, or predicts something else than noise.
+    CLIP's vocab.json and merges.txt, for a single file, which has none; architecture: its configs. decoder: a
+    file with another decoder for the base's latents. Raises OSEDiffError, before any weight is read, if the
+    base is not there, incomplete, damaged, another kind of model, or predicts something else than noise, and
+    for a decoder that is none or does not fit.
     """
     source = _open(path, vocabulary, architecture)
+    if decoder is not None:
+        source.parts["vae"] = with_decoder(source.parts["vae"], decoder)
     networks = {name: empty_network(part) for name, part in source.parts.items()}
     changes = {name: edit(name, networks[name]) for name in ("unet", "vae")} if edit is not None else {}
     for name, part in source.parts.items():

@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     add("--base", metavar="BASE", help="as for restoring (default, without --weights, the demo)")
     add("--weights", metavar="FILE", help="the checkpoint, such as osediff.pkl")
     add("--vocabulary", metavar="FOLDER", help="of a base in one file: where vocab.json and merges.txt are")
+    add("--decoder", metavar="FILE", help="in the place of the base's: a lighter one (sd21_lwdecoder.pth)")
     add("--tagger", metavar="FILE", help="a file of osediff convert-dape, which suggests prompts")
     add("--device", default="auto", help="auto, cpu, cuda, mps, xpu (default auto)")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="default auto")
@@ -59,7 +60,7 @@ def _serve(args: argparse.Namespace) -> int:
     from ..prompts.tagger import Tagger
 
     device = {"dtype": args.dtype, "device": args.device}
-    more = device | {"vocabulary": args.vocabulary, "offload": args.offload}
+    more = device | {name: getattr(args, name) for name in ("vocabulary", "decoder", "offload")}
     tagger = Tagger.from_pretrained(args.tagger, **device) if args.tagger else None
     model = OSEDiff.from_pretrained(args.base, args.weights, **more)
     show(f"http://{args.listen or HERE}:{args.port} (Ctrl-C ends it)")

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=DTYPES, help="of a merged model (default float16)")
     add("--strength", type=float, metavar="N", help="of a merged model (default 1, as trained)")
     add("--vocabulary", metavar="FOLDER", help="of a base in one file: where vocab.json and merges.txt are")
+    add("--decoder", metavar="FILE", help="of --to merged: another decoder, which goes into the folder")
     add("--overwrite", action="store_true", help="replace files that exist; folders never")
     return parser
 
@@ -92,6 +93,10 @@ def _check(layout: str, target: Path, args: argparse.Namespace) -> None:
     for option in ("dtype", "strength", "vocabulary"):
         if layout not in MERGING and getattr(args, option) is not None:
             raise CommandError(f"--{option} is for --to merged, and the layout {layout} has no use for it")
+    if args.decoder is not None and layout != "merged":
+        raise CommandError(
+            f"--decoder is for --to merged: the layout {layout} has no place for a decoder of other widths"
+        )
     if not target.parent.is_dir():
         raise CommandError(f"there is no folder {target.parent}: make it first")
     if layout == "merged" and target.exists():
@@ -171,5 +176,6 @@ def _merged(layout: str, target: Path, args: argparse.Namespace) -> None:
         if layout == "checkpoint":
             note("then OSEDiff Apply (native) with weights none, and KSampler with 1 step and cfg 1")
         return
-    write_merged(target, args.base, args.source, strength=strength, dtype=dtype, vocabulary=args.vocabulary)
+    files = {"vocabulary": args.vocabulary, "decoder": args.decoder}
+    write_merged(target, args.base, args.source, strength=strength, dtype=dtype, **files)
     note(f"wrote {target}: a base that needs no weights; the licence of {args.base} goes with it")

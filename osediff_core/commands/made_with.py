@@ -36,6 +36,7 @@ def notes_of(args: argparse.Namespace) -> Callable[[], Mapping[str, object]]:
         files = {
             "base": DEMO_BASE if demo else args.base and locate(args.base),
             "weights": DEMO_WEIGHTS if demo else args.weights,
+            "decoder": args.decoder,
             "tagger": args.tagger,
             "vlm": args.vlm,
         }
@@ -89,7 +90,7 @@ def _differences(then: Mapping[str, object], now: Mapping[str, object]) -> list[
             continue
         if name == "size":
             words.append(f"{before}, not {after}")
-        elif name in ("base", "weights", "tagger", "vlm"):
+        elif name in ("base", "weights", "decoder", "tagger", "vlm"):
             words.append(f"another {name}" if before and after else f"{'a' if before else 'no'} {name}")
         else:
             words.append(f"{name} {_value(before)}, not {_value(after)}")

@@ -144,6 +144,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--base", metavar="BASE", help="Stable Diffusion 2.1-base: a folder, one file, or a cached hub id")
     add("--weights", metavar="FILE", help="the OSEDiff checkpoint for that base (.safetensors or .pkl)")
     add("--vocabulary", metavar="FOLDER", help="of a base in one file: where vocab.json and merges.txt are")
+    add("--decoder", metavar="FILE", help="in the place of the base's: a lighter one (sd21_lwdecoder.pth)")
     add(
         "--strength", type=_number, default=1.0, metavar="N", help="of the checkpoint (default 1, as trained)"
     )

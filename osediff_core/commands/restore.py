@@ -123,7 +123,7 @@ def _jobs(args: argparse.Namespace, process: Process, settings: Callable[[], Map
 
 def _check_before_loading(args: argparse.Namespace, jobs: Jobs) -> None:
     """Raise OSEDiffError for what would be found out once all is loaded."""
-    for option in ("weights", "tagger", "vocabulary"):
+    for option in ("weights", "tagger", "vocabulary", "decoder"):
         named = getattr(args, option)
         if named is not None and not Path(named).exists():
             raise OSEDiffError(f"--{option} names {named}, which is not there: check the path, or fetch it")
@@ -175,6 +175,7 @@ def _load(args: argparse.Namespace, process: Process) -> OSEDiff:
         dtype=args.dtype,
         device=device_of(process, args.device),
         vocabulary=args.vocabulary,
+        decoder=args.decoder,
         offload=args.offload,
         compile=args.compile,
     )

@@ -60,6 +60,12 @@ class VAEConfig:
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     sample_size: int | None = None  # said for people, builds nothing
+    decoder_block_out_channels: tuple[int, ...] | None = None  # where they are not those of the encoder
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """The channels of the decoder's levels, from the finest to the coarsest."""
+        return self.decoder_block_out_channels or self.block_out_channels
 
 
 Config = TypeVar("Config", UNetConfig, VAEConfig)
@@ -90,8 +96,8 @@ def read_config(kind: type[Config], settings: Mapping[str, Any]) -> Config:
     if missing:
         raise OSEDiffError(f"it lacks the setting {missing[0]}")
     config = kind(**chosen)
-    for name in ("down_block_types", "up_block_types", "heads"):
-        if len(getattr(config, name, config.block_out_channels)) != len(config.block_out_channels):
+    for name in ("down_block_types", "up_block_types", "heads", "decoder_block_out_channels"):
+        if len(getattr(config, name, None) or config.block_out_channels) != len(config.block_out_channels):
             raise OSEDiffError(f"the settings block_out_channels and {name} speak of different levels")
     _check_widths(config)
     return config
@@ -115,7 +121,8 @@ def _may_be(name: str, value: object, kind: str) -> bool:
 def _check_widths(config: UNetConfig | VAEConfig) -> None:
     """Raise OSEDiffError where channels cannot be divided among norms and heads."""
     heads = config.heads if isinstance(config, UNetConfig) else (1,)
-    for width in config.block_out_channels:
+    widths = config.block_out_channels
+    for width in widths if isinstance(config, UNetConfig) else widths + config.decoder_widths:
         if width % config.norm_num_groups:
             raise OSEDiffError(f"{width} channels cannot be divided into {config.norm_num_groups} groups")
     for width, count in zip(config.block_out_channels, heads, strict=False):

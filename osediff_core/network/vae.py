@@ -60,10 +60,11 @@ class Half(nn.Module):
 
     def __init__(self, config: VAEConfig, ins: int, outs: int, decoder: bool, ops: Ops) -> None:
         super().__init__()
-        widths = config.block_out_channels[::-1] if decoder else config.block_out_channels
+        own = config.decoder_widths if decoder else config.block_out_channels
+        widths = own[::-1] if decoder else own
         layers, groups = config.layers_per_block + decoder, config.norm_num_groups
         self.name, self.blocks = ("decoder", "up_blocks") if decoder else ("encoder", "down_blocks")
-        deepest, middle = config.block_out_channels[-1], int(config.mid_block_add_attention)
+        deepest, middle = own[-1], int(config.mid_block_add_attention)
         self.conv_in = ops.Conv2d(ins, widths[0], 3, padding=1)
         self.add_module(self.blocks, nn.ModuleList())
 

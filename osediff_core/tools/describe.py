@@ -25,7 +25,7 @@ from ..prompts.tagger_file import FORMAT as TAGGER_FORMAT
 from ..prompts.tagger_file import read_tagger
 from ..text_files import parse_json
 from ..weights.checkpoint import Checkpoint, layout_of, read_checkpoint
-from ..weights.recognise import SD2, name_of, name_of_config
+from ..weights.recognise import DECODER, SD2, name_of, name_of_config
 from ..weights.tensorfile import TensorFile
 from . import exports
 
@@ -197,6 +197,8 @@ def _foreign(file: TensorFile) -> tuple[str, str]:
         name = "RAM's weights (Recognize Anything)" if whole else "DAPE's weights, which go with RAM's"
         return name, "osediff convert-dape, which makes one small file of RAM and DAPE"
     name = name_of(file.shapes)
+    if name == DECODER:
+        return name, "--decoder; OSEDiff Loader, from models/osediff_decoder"
     if name != SD2:
         return f"{name}; no checkpoint and no base of OSEDiff", ""
     try:
@@ -214,6 +216,8 @@ def _folder(place: Path) -> Description:
             "for": "restoring without other weights",
             "stored": merged.get("dtype", NOT_SAID),
         }
+        if "decoder" in merged:
+            facts["decoder"] = merged["decoder"]
         kind = "an OSEDiff model, its checkpoint merged into the base"
         return Description(kind, facts | _training(merged), merged.get("config", ""))
     missing = [name for name in FOLDERS if not (place / name).is_dir()]

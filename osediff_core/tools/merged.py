@@ -34,22 +34,31 @@ def write_merged(
     strength: float = 1.0,
     dtype: torch.dtype = torch.float16,
     vocabulary: str | Path | None = None,
+    decoder: str | Path | None = None,
 ) -> None:
     """Write a new folder that holds `base` with `weights` folded in, marked as an OSEDiff model.
 
-    LoRA is folded in float32 and rounded once to `dtype`. vocabulary: as for `OSEDiff.from_pretrained`. The
-    folder is written beside and then renamed. Raises OSEDiffError if it exists, cannot be written, or if base
-    or weights cannot be loaded.
+    LoRA is folded in float32 and rounded once to `dtype`. vocabulary, decoder: as for
+    `OSEDiff.from_pretrained`. The folder is written beside and then renamed. Raises OSEDiffError if it
+    exists, cannot be written, or if base, weights or decoder cannot be loaded.
     """
     out = Path(out)
     if out.exists():
         raise OSEDiffError(f"{out} is there already: name a folder that does not exist yet")
     checkpoint = read_checkpoint(weights)
     model = OSEDiff.from_pretrained(
-        base, weights, strength=strength, dtype=dtype, device="cpu", vocabulary=vocabulary
+        base,
+        weights,
+        strength=strength,
+        dtype=dtype,
+        device="cpu",
+        vocabulary=vocabulary,
+        decoder=decoder,
     )
     schedule = read_schedule(base)
     about = _about(checkpoint, Path(weights), strength, dtype)
+    if decoder is not None:
+        about["decoder"] = Path(decoder).name
 
     def write(folder: Path) -> None:
         _save(folder, model, schedule)

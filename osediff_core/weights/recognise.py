@@ -12,6 +12,9 @@ SD2 = "Stable Diffusion 2"
 
 UNET, TEXT_1, TEXT_2 = "model.diffusion_model.", "cond_stage_model.transformer.", "cond_stage_model.model."
 VAE = "first_stage_model."
+DECODER = "the decoder of a VAE alone"
+"""What `name_of` calls a file with what turns latents into pictures, and nothing else."""
+DECODER_SIGN = "up_blocks.0.resnets.0.conv1.weight"
 CONV_IN = UNET + "input_blocks.0.0.weight"
 CROSS_ATTENTION = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 # Its spread tells the two kinds of Stable Diffusion 2.1 apart: both have the same tensors.
@@ -101,6 +104,7 @@ KINDS: list[tuple[str, Callable[[Shapes], bool]]] = [
         "a Stable Diffusion checkpoint whose UNet is there as moving averages (model_ema) alone",
         lambda shapes: _prefix("model_ema.diffusion")(shapes) and not _prefix(UNET)(shapes),
     ),
+    (DECODER, lambda shapes: _is_decoder(shapes)),
     ("a VAE alone", lambda shapes: _is_vae(shapes)),
     ("a UNet alone, without its text encoder and VAE", lambda shapes: _is_unet(shapes)),
     ("a text encoder alone", lambda shapes: _is_text_encoder(shapes)),
@@ -119,6 +123,11 @@ def _is_refiner(shapes: Shapes) -> bool:
 
 def _is_other_diffusion(shapes: Shapes) -> bool:
     return _prefix(UNET)(shapes) and CONV_IN not in shapes
+
+
+def _is_decoder(shapes: Shapes) -> bool:
+    encoding = _inside("down_blocks.", "encoder.", "time_embedding.")(shapes)
+    return any(key.endswith(DECODER_SIGN) for key in shapes) and not encoding
 
 
 def _is_vae(shapes: Shapes) -> bool:

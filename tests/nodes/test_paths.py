@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
 import pytest
 import torch
 
+from benchmarks.random_base import write_decoder
+from osediff_core import OSEDiff, restore
 from osediff_core.tools.merged import write_merged
 
 
@@ -139,3 +142,25 @@ def test_a_merged_base_needs_no_weights_and_others_do(comfy, nodes, model, model
     assert loader.fingerprint_inputs(base="mine", weights=none, **inputs)
     with pytest.raises(Exception, match="cannot restore: choose weights"):
         loader.run(base="tiny_sd", weights=none, **inputs)
+
+
+def test_a_decoder_of_other_widths_takes_the_place_of_the_bases(comfy, nodes, model_folder, photo, tmp_path):
+    micro = model_folder / "diffusers" / "tiny_sd"
+    file, weights = tmp_path / "lighter.pth", model_folder / "osediff" / "osediff.pkl"
+    write_decoder(file, json.loads((micro / "vae" / "config.json").read_text()), (4, 4, 8, 8))
+    loader, inputs = nodes["OSEDiffLoader"], {"base": "tiny_sd", "weights": "osediff.pkl", "strength": 1.0}
+    inputs["dtype"] = "float32"
+    with pytest.raises(Exception, match=r"'lighter.pth' is not there: choose one of the base's own"):
+        loader.run(**inputs, decoder="lighter.pth")
+    comfy.folders["osediff_decoder"] = ([str(tmp_path)], {".safetensors", ".pth"})
+    assert loader.define_schema().inputs[-1].arguments["options"] == ["the base's own", "lighter.pth"]
+    settings = {"image": photo(9, 7), "scale": 2.0, "prompt": "", "color": "adain", "tile": "auto"}
+    model = loader.run(**inputs, decoder="lighter.pth").args[0]
+    found = nodes["OSEDiffUpscale"].run(model=model, **settings).args[0]  # (1, H, W, 3)
+    core = OSEDiff.from_pretrained(micro, weights, decoder=file, device="cpu", dtype="float32")
+    pixels = (settings["image"] * 255).round().to(torch.uint8).movedim(-1, 1)  # (1, 3, h, w)
+    assert torch.equal(found.movedim(-1, 1), restore(core, pixels, scale=2.0))
+    before = loader.fingerprint_inputs(**inputs, decoder="lighter.pth")
+    os.utime(file, ns=(0, 0))
+    assert loader.fingerprint_inputs(**inputs, decoder="lighter.pth") != before
+    assert loader.fingerprint_inputs(**inputs) != before

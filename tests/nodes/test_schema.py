@@ -16,7 +16,7 @@ OBJECT_INFO = json.loads((ROOT / "tests" / "nodes" / "object_info.json").read_te
 
 # Graphs that people saved hold these names, and widget values by position: append, never change.
 SIGNATURES = {
-    "OSEDiffLoader": ("base weights dtype strength", "OSEDIFF_MODEL"),
+    "OSEDiffLoader": ("base weights dtype strength decoder", "OSEDIFF_MODEL"),
     "OSEDiffDAPELoader": ("tagger dape antialias", "OSEDIFF_DAPE"),
     "OSEDiffDAPEPrompt": ("dape image threshold_offset leave_out extra_text", "STRING STRING"),
     "OSEDiffTextEncode": ("model prompt", "CONDITIONING"),

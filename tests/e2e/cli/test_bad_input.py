@@ -105,7 +105,7 @@ def test_checkpoints_that_cannot_be_loaded(tmp_path, monkeypatch, capsys, make, 
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("option", ["weights", "tagger", "vocabulary"])
+@pytest.mark.parametrize("option", ["weights", "tagger", "vocabulary", "decoder"])
 def test_a_file_that_is_not_there_is_told_before_anything_is_loaded(
     osediff, picture, monkeypatch, micro_options, option
 ):
