@@ -146,7 +146,10 @@ def unknown(program, rest):
         return [name]
     gone = [word for word in words if "/configs/" in word and not (ROOT / word).is_file()]
     place = Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)
-    source = "".join(file.read_text("utf-8") for file in (place.glob("*.py") if place.is_dir() else [place]))
+    files = [*place.glob("*.py")] if place.is_dir() else [place]
+    for rooms in re.findall(r"^from \.(\w+)\.(\w+) import", files[0].read_text("utf-8"), re.MULTILINE):
+        files.append(place.parent.joinpath(*rooms).with_suffix(".py"))  # where a program of one line goes
+    source = "".join(file.read_text("utf-8") for file in files if file.is_file())
     settings = {
         f"--{a.name}.{b.name}"
         for a in fields(TrainConfig)
