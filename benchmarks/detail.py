@@ -21,7 +21,7 @@ from osediff_core.pictures.images import write_image
 from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import decode, denoise, encode, encode_prompt, finish, prepare
 from osediff_core.pipeline.runtime import Runtime
-from train.demo.evaluation import Pair, bicubic, degraded_pairs, measure, quantise
+from train.demo.evaluation import HeldOutPair, bicubic, degraded_pairs, measure, quantise
 from train.demo.heldout import heldout_crops
 from train.evaluation.fidelity import psnr_y
 
@@ -63,7 +63,7 @@ def models_of(dial: float, base: str | None, weights: str | None) -> dict[str, t
     return ways
 
 
-def table(pairs: list[Pair], base: str | None, weights: str | None) -> str:
+def table(pairs: list[HeldOutPair], base: str | None, weights: str | None) -> str:
     """All ways at all settings as a Markdown table; distance is PSNR-Y to the upscaled input."""
     lines = ["| way | dial | PSNR-Y | SSIM-Y | sharpness | PSNR-Y to bicubic |", "|---|---|---|---|---|---|"]
     row, _ = measure("bicubic", bicubic, pairs)
@@ -80,7 +80,7 @@ def table(pairs: list[Pair], base: str | None, weights: str | None) -> str:
     return "\n".join(lines)
 
 
-def write_strips(path: Path, pairs: list[Pair], base: str | None, weights: str | None) -> None:
+def write_strips(path: Path, pairs: list[HeldOutPair], base: str | None, weights: str | None) -> None:
     """Write one picture: a row for each way, a column for each setting up to 1.5."""
     rows = {name: [] for name in ("strength", "timestep", "blend")}
     for dial in DIALS:

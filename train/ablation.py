@@ -23,7 +23,7 @@ from osediff_core.pipeline.run import restore
 from osediff_core.whole_files import sweep, write_whole
 
 from .config import TrainConfig
-from .demo.evaluation import SCALE, Pair, bicubic, degraded_pairs, measure
+from .demo.evaluation import SCALE, HeldOutPair, bicubic, degraded_pairs, measure
 from .demo.heldout import heldout_crops
 from .engine.loop import train
 from .engine.setup import fingerprint
@@ -48,7 +48,7 @@ HEADS = ("PSNR-Y, dB", "SSIM-Y", "sharpness", "CPU seconds a step")
 
 
 @dataclass(frozen=True)
-class Result:
+class AblationResult:
     """One training run: what it was, what its restored pictures measure, how long a step took."""
 
     row: str
@@ -60,7 +60,7 @@ class Result:
     seconds: float
 
 
-def run_row(config: TrainConfig, row: str, pairs: list[Pair]) -> Result:
+def run_row(config: TrainConfig, row: str, pairs: list[HeldOutPair]) -> AblationResult:
     """Train one row and measure its checkpoint."""
     start = time.process_time()
     newest = train(config)
@@ -69,7 +69,9 @@ def run_row(config: TrainConfig, row: str, pairs: list[Pair]) -> Result:
     base = config.model.base or DEMO_BASE
     model = OSEDiff.from_pretrained(base, newest, device="cpu", dtype="float32")
     found, _ = measure(row, lambda lq: restore(model, lq, scale=SCALE, color="none"), pairs)
-    return Result(row, config.run.seed, to_toml(config), found.psnr, found.ssim, found.sharpness, seconds)
+    return AblationResult(
+        row, config.run.seed, to_toml(config), found.psnr, found.ssim, found.sharpness, seconds
+    )
 
 
 def _check_finished(newest: Path, config: TrainConfig) -> None:
@@ -85,12 +87,12 @@ def row_config(base: TrainConfig, row: str, seed: int) -> TrainConfig:
     return replace(base, loss=replace(base.loss, **ROWS[row]), run=run)
 
 
-def run_all(base: TrainConfig, seeds: int, pairs: list[Pair]) -> list[Result]:
+def run_all(base: TrainConfig, seeds: int, pairs: list[HeldOutPair]) -> list[AblationResult]:
     """Train and measure what has no result yet, seed by seed; results are kept in the run's folder."""
     store = Path(base.run.out) / "results.json"
     store.parent.mkdir(parents=True, exist_ok=True)
     sweep(store.parent)
-    known = [Result(**item) for item in json.loads(store.read_text())] if store.exists() else []
+    known = [AblationResult(**item) for item in json.loads(store.read_text())] if store.exists() else []
     results = []
     for seed in range(seeds):
         for row in ROWS:
@@ -104,7 +106,7 @@ def run_all(base: TrainConfig, seeds: int, pairs: list[Pair]) -> list[Result]:
     return results
 
 
-def table(results: list[Result], reference: Mapping[str, float]) -> str:
+def table(results: list[AblationResult], reference: Mapping[str, float]) -> str:
     """Lay the results out in Markdown: a line per row, mean ± standard error over seeds, and bicubic."""
     lines = [f"| | {' | '.join(HEADS)} |", "|---" * (len(HEADS) + 1) + "|"]
     lines.append("| bicubic | " + " | ".join(f"{reference[name]:.3f}" for name in MEASURES) + " | – |")
@@ -115,7 +117,7 @@ def table(results: list[Result], reference: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def differences(results: list[Result]) -> str:
+def differences(results: list[AblationResult]) -> str:
     """Compare each row with the last, seed by seed: the noise that the rows of a seed share falls out.
 
     Bold is what chance alone does not explain.
@@ -130,7 +132,7 @@ def differences(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def page(config: TrainConfig, seeds: int, pairs: list[Pair], tables: str, base: str) -> str:
+def page(config: TrainConfig, seeds: int, pairs: list[HeldOutPair], tables: str, base: str) -> str:
     """Write this program's part of docs/ablation.md: what was done, and the tables."""
     run, data = config.run, config.data
     name = config.model.base or "the bundled demo's"

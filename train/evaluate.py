@@ -28,8 +28,6 @@ from osediff_core.whole_files import write_whole
 from .demo.evaluation import (  # noqa: F401  (they were here, and are imported from here)
     BLURS,
     SCALE,
-    Pair,
-    Row,
     best_blur,
     bicubic,
     degraded_pairs,
@@ -41,11 +39,13 @@ from .demo.evaluation import (  # noqa: F401  (they were here, and are imported 
     vae_round_trip,
     write_sheet,
 )
+from .demo.evaluation import DemoRow as Row  # noqa: F401
+from .demo.evaluation import HeldOutPair as Pair  # noqa: F401
 from .evaluation.looking import evaluation_report
 from .evaluation.metric_table import BEYOND, PAPER, choose_metrics, licence_of, read_metrics, why_missing
 from .evaluation.pairs import Pair as NamedPair
 from .evaluation.pairs import pair_up, with_inputs
-from .evaluation.scores import Scores, Work, score, write_scores
+from .evaluation.scores import Measuring, Scores, score, write_scores
 from .evaluation.statistics import SEED
 from .evaluation.tables import markdown, metric_rows, notes, plain_summary, summaries, value_rows
 from .programs.console import refuse, start_console
@@ -117,7 +117,7 @@ def evaluate(args: argparse.Namespace) -> str:
     columns: dict[str, Scores] = {}
     for number, (label, of_label) in enumerate(pairs.items()):
         store = store_of(args.json, number, label)
-        work = Work(args.device, args.workers, label)
+        work = Measuring(args.device, args.workers, label)
         columns[label] = score(of_label, metrics, work, store)
         if store is not None:
             summary = plain_summary(summaries(metrics, columns[label], args.seed))

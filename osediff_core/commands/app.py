@@ -65,7 +65,7 @@ def _serve(args: argparse.Namespace) -> int:
     model = OSEDiff.from_pretrained(args.base, args.weights, **more)
     show(f"http://{args.listen or HERE}:{args.port} (Ctrl-C ends it)")
     with tempfile.TemporaryDirectory(prefix="osediff-app-") as folder:
-        built = page(gr, Work(model, tagger, Path(folder)), folders=args.listen is None)
+        built = page(gr, Session(model, tagger, Path(folder)), folders=args.listen is None)
         # Gradio's other themes fetch their letters from the network.
         theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
         place = {"server_name": args.listen or HERE, "server_port": args.port, "quiet": True}
@@ -79,7 +79,7 @@ def _pixels(path: str | Path) -> Tensor:
     return read_image(path).rgb  # (1, 3, H, W)
 
 
-class Work:
+class Session:
     """What the page does with one model, one thing at a time. dials: scale, detail, colour, prompt."""
 
     def __init__(self, model: OSEDiff, tagger: Tagger | None, folder: Path) -> None:
@@ -155,7 +155,7 @@ class Work:
             raise OSEDiffError("cancelled") from None
 
 
-def page(gr: Any, work: Work, *, folders: bool) -> Any:  # noqa: ANN401
+def page(gr: Any, work: Session, *, folders: bool) -> Any:  # noqa: ANN401
     """Return the page, made with gradio. folders: whether it may use folders of this machine."""
 
     def said(function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import OSEDiffError
 from ..tools import published
-from ..tools.fetch import Item, Place, bring, by_hand, plan
+from ..tools.fetch import Place, PlannedFile, bring, by_hand, plan
 from .console import DONE, FAILED, USAGE, answer, command_parser, note, say, show
 
 EPILOG = """\
@@ -83,7 +83,7 @@ def _get(wanted: Sequence[published.PublishedFiles], place: Place, *, yes: bool)
     return FAILED if failed else DONE
 
 
-def _agreed(missing: Sequence[Item], place: Place, *, yes: bool) -> bool:
+def _agreed(missing: Sequence[PlannedFile], place: Place, *, yes: bool) -> bool:
     """Show size, licence and place of what would be downloaded, --quiet or not, and ask."""
     for source in dict.fromkeys(item.source for item in missing):
         sizes = [item.remote.size for item in missing if item.source is source and item.remote]

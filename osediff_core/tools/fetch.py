@@ -44,7 +44,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Item:
+class PlannedFile:
     """One file of a plan. path: where it is or goes, None before it is in the hub's cache.
 
     remote: what the hub says of it, None where it is not asked. there: how the file that is there was
@@ -58,7 +58,7 @@ class Item:
     there: str | None = None
 
 
-def plan(source: PublishedFiles, place: Place) -> list[Item]:
+def plan(source: PublishedFiles, place: Place) -> list[PlannedFile]:
     """Return all files of a source, with what is there already and what the hub says of the rest.
 
     Raises OSEDiffError where a file that is there is another one, where files are missing and no mirror has
@@ -86,7 +86,7 @@ def by_hand(source: PublishedFiles, place: Place) -> str:
     return f"{names} cannot be downloaded from the hub: get it from {source.page} and put it into {folder}"
 
 
-def bring(items: Sequence[Item]) -> Iterator[tuple[Path, str]]:
+def bring(items: Sequence[PlannedFile]) -> Iterator[tuple[Path, str]]:
     """Download what a plan lacks; yield the path of every file, and how it was checked."""
     for item in items:
         if item.there is not None and item.path is not None:
@@ -98,20 +98,20 @@ def bring(items: Sequence[Item]) -> Iterator[tuple[Path, str]]:
             yield download.into_cache(item.remote, item.file)
 
 
-def _look(source: PublishedFiles, file: KnownFile, place: Place, mirror: Mirror | None = None) -> Item:
+def _look(source: PublishedFiles, file: KnownFile, place: Place, mirror: Mirror | None = None) -> PlannedFile:
     """A file as it is on this machine; with a mirror, in that repository's part of the hub's cache."""
     path = place.of(source, file)
     if path is None:
         mirrors = [mirror] if mirror else source.mirrors
         path = next(filter(None, (download.cached(one, file) for one in mirrors)), None)
     if path is None or not path.exists():
-        return Item(source, file, path)
+        return PlannedFile(source, file, path)
     if not path.is_file():
         raise OSEDiffError(f"{path} is no file, and one is to be written there: move it away")
-    return Item(source, file, path, there=download.check(path, file))
+    return PlannedFile(source, file, path, there=download.check(path, file))
 
 
-def _ask_mirrors(items: Sequence[Item], source: PublishedFiles, place: Place) -> list[Item]:
+def _ask_mirrors(items: Sequence[PlannedFile], source: PublishedFiles, place: Place) -> list[PlannedFile]:
     """Take all missing files from the first mirror that has them all."""
     reasons = []
     for mirror in source.mirrors:
@@ -122,8 +122,8 @@ def _ask_mirrors(items: Sequence[Item], source: PublishedFiles, place: Place) ->
     raise OSEDiffError(f"{'; and '.join(reasons)}; look at {source.page}, and give the path of what you have")
 
 
-def _ask(item: Item, mirror: Mirror, place: Place) -> Item:
+def _ask(item: PlannedFile, mirror: Mirror, place: Place) -> PlannedFile:
     source, file = item.source, item.file
     if item.there is None or (place.root(source) is None and download.cached(mirror, file) is None):
-        return Item(source, file, place.of(source, file), hub.describe(mirror, file))
+        return PlannedFile(source, file, place.of(source, file), hub.describe(mirror, file))
     return item

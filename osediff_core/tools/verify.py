@@ -38,7 +38,7 @@ PACKAGES = ("transformers", "safetensors", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
-class Pair:
+class PublishedPair:
     """A published input and the published output of it."""
 
     name: str
@@ -65,7 +65,7 @@ class Comparison:
     colour: float
 
 
-def find_pairs(inputs: Path, outputs: Path, most: int | None = None) -> list[Pair]:
+def find_pairs(inputs: Path, outputs: Path, most: int | None = None) -> list[PublishedPair]:
     """Pair the pictures of two folders by their names, "x_lr" with "x_published" as well as "x" with "x".
 
     most: how many, in the order of names. Raises OSEDiffError where a folder is missing or none belong
@@ -80,7 +80,7 @@ def find_pairs(inputs: Path, outputs: Path, most: int | None = None) -> list[Pai
             f"no picture of {inputs} has a published one of the same name in {outputs}: give the folder of "
             "inputs, then the folder of the published results"
         )
-    return [Pair(name, lqs[name], published[name]) for name in names]
+    return [PublishedPair(name, lqs[name], published[name]) for name in names]
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -91,7 +91,12 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 @torch.no_grad()
 def compare(
-    model: OSEDiff, pair: Pair, source: PromptSource, text: str = "", scale: float = 4.0, color: str = "adain"
+    model: OSEDiff,
+    pair: PublishedPair,
+    source: PromptSource,
+    text: str = "",
+    scale: float = 4.0,
+    color: str = "adain",
 ) -> Comparison:
     """Restore one input and compare it with its published output.
 

@@ -14,7 +14,7 @@ from train import ablation
 from train.ablation import (
     CONFIG,
     ROWS,
-    Result,
+    AblationResult,
     differences,
     page,
     row_config,
@@ -23,7 +23,7 @@ from train.ablation import (
     table,
 )
 from train.config import TrainConfig, read_config
-from train.demo.evaluation import Pair
+from train.demo.evaluation import HeldOutPair
 from train.evaluation.seeds import beyond_chance, spread
 
 MEASURED = {"psnr": 20.0, "ssim": 0.5, "sharpness": 0.3}
@@ -43,7 +43,7 @@ def shared(micro, pictures, tmp_path):
 @pytest.fixture
 def pairs():
     hq = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    return [Pair("a", hq, (hq[:, :, ::4, ::4] * 255).byte())]
+    return [HeldOutPair("a", hq, (hq[:, :, ::4, ::4] * 255).byte())]
 
 
 @pytest.mark.slow
@@ -53,7 +53,7 @@ def test_rows_are_trained_measured_and_not_trained_twice(shared, pairs, monkeypa
     assert len({r.psnr for r in results}) == len(ROWS)  # each is a network of its own
     assert all(r.seconds > 0 for r in results)
     stored = json.loads((Path(shared.run.out) / "results.json").read_text())
-    assert [Result(**item) for item in stored] == results
+    assert [AblationResult(**item) for item in stored] == results
     monkeypatch.setattr(ablation, "train", lambda config: pytest.fail("trained again"))
     assert run_all(shared, 1, pairs) == results
 
@@ -98,7 +98,7 @@ def test_the_page_says_what_was_done(shared, pairs):
 
 def test_differences_are_taken_seed_by_seed():
     results = [
-        Result(row, seed, "", psnr=10.0 * seed + number, ssim=0, sharpness=0, seconds=1)
+        AblationResult(row, seed, "", psnr=10.0 * seed + number, ssim=0, sharpness=0, seconds=1)
         for seed in range(3)
         for number, row in enumerate(ROWS)
     ]

@@ -23,7 +23,7 @@ from train.evaluation.fidelity import psnr_y, ssim_y
 from train.evaluation.metric_table import choose_metrics, licence_of, read_metrics, why_missing
 from train.evaluation.pairs import pair_up
 from train.evaluation.recognition import edits
-from train.evaluation.scores import Work, score
+from train.evaluation.scores import Measuring, score
 
 NAMES = ("a", "b", "c")
 
@@ -108,31 +108,33 @@ def test_a_stopped_run_goes_on_with_what_is_missing(folders, monkeypatch):
 
     monkeypatch.setattr(scores, "measure_pair", stopping)
     with pytest.raises(KeyboardInterrupt):
-        score(pairs, metrics, Work(), store)
+        score(pairs, metrics, Measuring(), store)
     assert measured == ["a", "b"]
     assert set(json.loads(store.read_text())["values"]["psnr"]) == {"a", "b"}
     measured.clear()
-    done = score(pairs, metrics, Work(), store)
+    done = score(pairs, metrics, Measuring(), store)
     assert measured == ["c"]
     monkeypatch.undo()
-    assert done == score(pairs, metrics, Work(), None)
+    assert done == score(pairs, metrics, Measuring(), None)
 
 
 def test_what_changed_is_measured_again(folders, monkeypatch):
     pairs, metrics = pair_up(folders / "good", folders / "hq"), choose_metrics(["psnr"])
     store = folders / "v.json"
-    before = score(pairs, metrics, Work(), store)
+    before = score(pairs, metrics, Measuring(), store)
     write_image(folders / "good" / "b.png", read_image(folders / "bad" / "b.png").rgb)
-    after = score(pairs, metrics, Work(), store)
+    after = score(pairs, metrics, Measuring(), store)
     assert after.values["psnr"]["b"] < before.values["psnr"]["b"] - 5
     assert after.values["psnr"]["a"] == before.values["psnr"]["a"]
     kept = json.loads(store.read_text())
     kept["values"]["psnr"]["a"] = 99.0
     store.write_text(json.dumps(kept))
-    assert score(pairs, metrics, Work(), store).values["psnr"]["a"] == 99.0  # it really is taken from there
+    assert (
+        score(pairs, metrics, Measuring(), store).values["psnr"]["a"] == 99.0
+    )  # it really is taken from there
     kept["made_with"]["psnr"] = "another version"
     store.write_text(json.dumps(kept))
-    assert score(pairs, metrics, Work(), store).values["psnr"]["a"] == before.values["psnr"]["a"]
+    assert score(pairs, metrics, Measuring(), store).values["psnr"]["a"] == before.values["psnr"]["a"]
 
 
 def test_what_is_not_asked_for_now_is_kept(folders, capsys):
@@ -174,7 +176,10 @@ def test_a_file_of_somebody_else_is_not_written_over(folders, capsys):
 @pytest.mark.slow
 def test_several_workers_give_the_same_values(folders):
     pairs, metrics = pair_up(folders / "good", folders / "hq"), choose_metrics(["psnr", "ssim"])
-    assert score(pairs, metrics, Work(workers=2), None).values == score(pairs, metrics, Work(), None).values
+    assert (
+        score(pairs, metrics, Measuring(workers=2), None).values
+        == score(pairs, metrics, Measuring(), None).values
+    )
 
 
 def test_a_picture_a_metric_cannot_take_is_counted_and_said(folders, capsys, caplog):
@@ -414,10 +419,12 @@ def test_the_table_of_metrics_is_whole(capsys):
 def test_not_a_number_survives_its_file(folders, monkeypatch):
     pairs, metrics = pair_up(folders / "good", folders / "hq"), choose_metrics(["psnr"])
     monkeypatch.setitem(measures._built(("psnr",), "cpu"), "psnr", lambda sr, hq: math.nan)
-    score(pairs, metrics, Work(), folders / "v.json")
+    score(pairs, metrics, Measuring(), folders / "v.json")
     assert json.loads((folders / "v.json").read_text())["values"]["psnr"] == dict.fromkeys(NAMES)
     monkeypatch.undo()
-    assert all(map(math.isnan, score(pairs, metrics, Work(), folders / "v.json").values["psnr"].values()))
+    assert all(
+        map(math.isnan, score(pairs, metrics, Measuring(), folders / "v.json").values["psnr"].values())
+    )
 
 
 def test_what_was_importable_still_is():

@@ -14,7 +14,7 @@ import torch
 from tests.self_contained import asks_for
 from train.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from train.watch.curves import FILE, POINTS, Curves, draw
-from train.watch.report import PAGE, Report
+from train.watch.report import PAGE, TrainingLog
 from train.watch.run_page import changed_settings, run_page, spread
 
 
@@ -64,7 +64,7 @@ def test_the_page_shows_samples_from_the_first_step_to_the_last(tmp_path, caplog
         data=DataConfig(sources=("/home/someone/photographs",)),
         run=RunConfig(out=str(tmp_path / "run"), steps=20, tracker="none", log_every=1),
     )
-    report = Report(config)
+    report = TrainingLog(config)
     levels = torch.linspace(0.1, 0.9, 9)
     for step in range(1, 10):
         report.losses(step, {"loss/data": torch.tensor(1.0 / step)}, 1e-4)
@@ -96,7 +96,7 @@ def test_the_page_shows_samples_from_the_first_step_to_the_last(tmp_path, caplog
 
 
 def test_a_run_without_samples_has_a_page_of_curves(tmp_path):
-    report = Report(TrainConfig(run=RunConfig(out=str(tmp_path), tracker="none", log_every=1)))
+    report = TrainingLog(TrainConfig(run=RunConfig(out=str(tmp_path), tracker="none", log_every=1)))
     for step in (1, 2):
         report.losses(step, {"loss/data": torch.tensor(1.0)}, 1e-4)
     report.close()
@@ -108,7 +108,7 @@ def test_a_run_without_samples_has_a_page_of_curves(tmp_path):
 
 def test_a_page_that_cannot_be_written_stops_no_training(tmp_path, caplog):
     (tmp_path / PAGE).mkdir()
-    report = Report(TrainConfig(run=RunConfig(out=str(tmp_path), tracker="none")))
+    report = TrainingLog(TrainConfig(run=RunConfig(out=str(tmp_path), tracker="none")))
     report.measures(1, {"psnr": 20.0})
     report.close()
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
@@ -117,7 +117,7 @@ def test_a_page_that_cannot_be_written_stops_no_training(tmp_path, caplog):
 
 def test_sheets_that_are_gone_or_of_fewer_pictures_are_no_error(tmp_path):
     config = TrainConfig(run=RunConfig(out=str(tmp_path), tracker="none"))
-    report = Report(config)
+    report = TrainingLog(config)
     for step, count in ((1, 3), (2, 3), (3, 2), (4, 3)):
         report.samples(step, *(torch.rand(count, 3, 8, 8) for _ in range(3)))
         report.measures(step, {"psnr": 20.0})

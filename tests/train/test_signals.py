@@ -19,7 +19,7 @@ from train.engine.steps import Batch
 from train.engine.validation import Validation
 from train.evaluation.fidelity import psnr_y
 from train.objectives.draws import draw
-from train.watch.report import Report, gathered
+from train.watch.report import TrainingLog, gathered
 from train.watch.trackers import build_tracker
 
 
@@ -93,7 +93,7 @@ def test_gradient_norms_leave_no_trace_and_add_up(config, batch):
 
 def test_entries_cover_the_steps_between_them(config):
     made = config(run={"log_every": 2, "steps": 4, "tracker": "tensorboard"})
-    report = Report(made)
+    report = TrainingLog(made)
     for step, value in enumerate((1.0, 2.0, 4.0, 6.0), start=1):
         report.losses(step, {"mean/data/grey": torch.tensor(value), "loss/data": torch.tensor(value)}, 0.1)
     report.close()

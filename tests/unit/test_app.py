@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from osediff_core import OSEDiffError, restore
-from osediff_core.commands.app import Work, page
+from osediff_core.commands.app import Session, page
 from osediff_core.commands.cli import main
 
 DIALS = (2, 1.0, "none", "a dog")
@@ -19,7 +19,7 @@ DIALS = (2, 1.0, "none", "a dog")
 @pytest.fixture
 def work(model, tmp_path):
     (tmp_path / "kept").mkdir()
-    return Work(model, None, tmp_path / "kept")
+    return Session(model, None, tmp_path / "kept")
 
 
 @pytest.fixture

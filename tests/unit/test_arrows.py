@@ -317,3 +317,19 @@ def test_our_requirements_move_nothing_in_the_comfyui_that_is_here():
 @pytest.mark.parametrize("line", ["diffusers", "transformers>=5.0", "pillow>=12", "huggingface_hub>=0.25"])
 def test_the_check_sees_what_would_move(line):
     assert _moved([line], COMFYUI_THEN) == [line]
+
+
+def classes(sources: dict[str, str]) -> dict[str, list[str]]:
+    """Where each class of a module is defined that does not begin with an underscore."""
+    found: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(name)
+    return found
+
+
+def test_a_class_has_a_name_of_its_own():
+    sources = {str(path): path.read_text("utf-8") for package in PACKAGES for path in modules(package)}
+    assert {name: where for name, where in classes(sources).items() if len(where) > 1} == {}
+    assert classes({"a": "class A: ...", "b": "class A: ..."}) == {"A": ["a", "b"]}

@@ -21,7 +21,7 @@ ENOUGH = 0.9
 
 
 @dataclass(frozen=True)
-class Window:
+class Square:
     """A square of `side` pixels from (top, left), flipped horizontally or not, turned by quarters."""
 
     top: int
@@ -38,7 +38,7 @@ def draw_window(
     data: DataConfig,
     generator: torch.Generator,
     seen: Tensor | None = None,
-) -> Window:
+) -> Square:
     """Draw the window of a crop that is `crop` pixels wide in the end, in a picture of (height, width).
 
     seen: (height, width) bool, what is no target where it is False: a window without such pixels is drawn, or
@@ -54,7 +54,7 @@ def draw_window(
         corners = seen_corners(seen, side)
         top, left = corners[integer(generator, len(corners))].tolist()
     flip = chance(generator, data.flip_prob)
-    return Window(top, left, side, flip, integer(generator, 4) if data.rotate else 0)
+    return Square(top, left, side, flip, integer(generator, 4) if data.rotate else 0)
 
 
 def seen_part(hq: Picture, lq: Picture | None) -> Tensor | None:
@@ -166,7 +166,7 @@ def _repeated(length: int, start: int, count: int) -> Tensor:
     return torch.minimum(place, 2 * length - 1 - place)
 
 
-def _turned(crop: Tensor, window: Window) -> Tensor:
+def _turned(crop: Tensor, window: Square) -> Tensor:
     crop = crop.flip(-1) if window.flip else crop
     return crop.rot90(window.quarters, (-2, -1)).contiguous()
 

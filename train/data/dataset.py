@@ -23,7 +23,7 @@ from .crops import draw_crop, draw_pair, seen_part, vary_colour
 from .decoded import Decoded
 from .listing import Entry
 from .pictures import find_pictures, pair_up
-from .sources import Found, Mix, PicturePool, Source, Stream
+from .sources import Mix, PicturePool, Source, SourcePicture, Stream
 from .streams import is_stream
 
 REMARKS = ("unreadable", "small", "grey", "cmyk", "paired")
@@ -85,7 +85,7 @@ class PictureDataset(Dataset[Sample]):
             for name, size in source.listing()
         ]
 
-    def _cut(self, found: Found, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def _cut(self, found: SourcePicture, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         seen = seen_part(found.hq, found.lq)
         if found.lq is None:
             hq = draw_crop(found.hq.rgb[0], self.data, generator, seen).float() / 255
@@ -94,7 +94,7 @@ class PictureDataset(Dataset[Sample]):
         hq, lq = draw_pair(found.hq.rgb[0], found.lq.rgb[0], self.data, generator, seen)
         return hq.float() / 255, lq.float() / 255
 
-    def _remarks(self, found: Found) -> Tensor:
+    def _remarks(self, found: SourcePicture) -> Tensor:
         hq, small = found.hq, min(found.hq.rgb.shape[-2:]) < self.data.crop
         counts = (found.unreadable, small, hq.grey, hq.mode == "CMYK", found.lq is not None)
         return torch.tensor(counts, dtype=torch.int64)

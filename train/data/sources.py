@@ -29,7 +29,7 @@ BLOCK = 1000
 
 
 @dataclass(frozen=True)
-class Found:
+class SourcePicture:
     """A picture, its real LQ where the source has one, its name, and how many unreadable ones came before."""
 
     hq: Picture
@@ -41,11 +41,11 @@ class Found:
 class Source(Protocol):
     """An endless sequence of pictures."""
 
-    def fetch(self, place: int) -> Found:
+    def fetch(self, place: int) -> SourcePicture:
         """Give the picture at a place, 0 or more, or the next that can be read. Raises OSEDiffError."""
         ...
 
-    def once(self, skip: Container[str]) -> Iterator[Found]:
+    def once(self, skip: Container[str]) -> Iterator[SourcePicture]:
         """Go through all pictures that can be read and whose names are not in `skip`, each once."""
         ...
 
@@ -70,7 +70,7 @@ class PicturePool:
         self._cache = cache
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
-    def fetch(self, place: int) -> Found:
+    def fetch(self, place: int) -> SourcePicture:
         """Give the picture at a place, or the next in the list that can be read."""
         epoch, rest = divmod(place, len(self.items))
         if self._order[0] != epoch:
@@ -83,7 +83,7 @@ class PicturePool:
                 return found
         raise OSEDiffError(f"None of the {len(self.items)} training pictures can be read; see the warnings.")
 
-    def once(self, skip: Container[str]) -> Iterator[Found]:
+    def once(self, skip: Container[str]) -> Iterator[SourcePicture]:
         """Go through all pictures that can be read and whose names are not in `skip`, each once."""
         seen: set[str] = set()
         for number, item in enumerate(self.items):
@@ -99,17 +99,17 @@ class PicturePool:
         real = [item.entry for item in self.lq_items or ()]
         return [item.entry for item in self.items] + [(f"LQ {name}", size) for name, size in real]
 
-    def _try(self, number: int, before: int) -> Found | None:
+    def _try(self, number: int, before: int) -> SourcePicture | None:
         item = self.items[number]
         if item.name in self.unreadable:
             return None
         try:
             hq = self._read(item)
             if self.lq_items is None:
-                return Found(hq, None, item.name, before)
+                return SourcePicture(hq, None, item.name, before)
             lq = self._read(self.lq_items[number])
             pair_ratio(hq.rgb[0], lq.rgb[0])
-            return Found(hq, lq, item.name, before)
+            return SourcePicture(hq, lq, item.name, before)
         except OSEDiffError as error:
             self.unreadable.add(item.name)
             log.warning("Skipping a training picture (%d so far): %s", len(self.unreadable), error)
@@ -129,7 +129,7 @@ class Stream:
         self._reader = Reader(source)
         self._block: tuple[int, list[Row]] = (-1, [])
 
-    def fetch(self, place: int) -> Found:
+    def fetch(self, place: int) -> SourcePicture:
         """Give the picture at a place, or the next held one that can be read."""
         block, rest = divmod(place, self.buffer)
         if self._block[0] != block:
@@ -143,7 +143,7 @@ class Stream:
             f"None of {self.buffer} pictures in a row of {self.source} can be read; see the warnings."
         )
 
-    def once(self, skip: Container[str]) -> Iterator[Found]:
+    def once(self, skip: Container[str]) -> Iterator[SourcePicture]:
         """Go through all pictures that can be read and whose names are not in `skip`, each once."""
         reader = Reader(self.source)
         for number in count():
@@ -158,9 +158,9 @@ class Stream:
         """Name the stream: what is in it is only known where its files lie here, and then as their size."""
         return [(placeless(self.source), bytes_here(self.source))]
 
-    def _try(self, row: Row, before: int) -> Found | None:
+    def _try(self, row: Row, before: int) -> SourcePicture | None:
         try:
-            return Found(load(row), None, row.name, before)
+            return SourcePicture(load(row), None, row.name, before)
         except OSEDiffError as error:
             if row.name not in self.unreadable:
                 self.unreadable.add(row.name)

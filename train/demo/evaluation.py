@@ -39,7 +39,7 @@ Method = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Pair:
+class HeldOutPair:
     """One picture: HQ float (1, 3, H, W) in [0, 1], and its LQ, uint8 (1, 3, H/4, W/4)."""
 
     name: str
@@ -48,7 +48,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoRow:
     """One line of the table, means over the pictures."""
 
     name: str
@@ -58,18 +58,18 @@ class Row:
     worst_gain: float = 0.0
 
 
-def degraded_pairs(pictures: list[tuple[str, Tensor]], seed: int) -> list[Pair]:
+def degraded_pairs(pictures: list[tuple[str, Tensor]], seed: int) -> list[HeldOutPair]:
     """Degrade uint8 pictures (3, H, W) with the training pipeline, picture i from seed `seed + i`."""
     pairs = []
     for i, (name, picture) in enumerate(pictures):
         generator = torch.Generator().manual_seed(seed + i)
         hq = as_batch(picture)  # (1, 3, H, W)
         lq = degrade_to_lq_size(hq[0], DegradationConfig(), generator)[None]  # (1, 3, H/4, W/4)
-        pairs.append(Pair(name, hq, to_levels(lq)))
+        pairs.append(HeldOutPair(name, hq, to_levels(lq)))
     return pairs
 
 
-def real_pairs(hq_folder: Path, lq_folder: Path) -> list[Pair]:
+def real_pairs(hq_folder: Path, lq_folder: Path) -> list[HeldOutPair]:
     """Pair the pictures of two folders by name. Raises OSEDiffError when sizes or names do not fit."""
     lq = dict(folder_pictures(lq_folder, 1))
     pairs = []
@@ -80,7 +80,7 @@ def real_pairs(hq_folder: Path, lq_folder: Path) -> list[Pair]:
             raise OSEDiffError(
                 f"expected {name} in {lq_folder} at a quarter of the HQ size, got {lq[name].shape[1:]}"
             )
-        pairs.append(Pair(name, as_batch(picture), lq[name][None]))
+        pairs.append(HeldOutPair(name, as_batch(picture), lq[name][None]))
     return pairs
 
 
@@ -95,8 +95,8 @@ def quantise(image: Tensor) -> Tensor:
 
 
 def measure(
-    name: str, method: Method, pairs: list[Pair], reference: list[float] | None = None
-) -> tuple[Row, list[float]]:
+    name: str, method: Method, pairs: list[HeldOutPair], reference: list[float] | None = None
+) -> tuple[DemoRow, list[float]]:
     """Run a method over all pairs; also returns its PSNR-Y per picture."""
     values = []
     for pair in pairs:
@@ -104,10 +104,10 @@ def measure(
         values.append([psnr_y(sr, pair.hq), ssim_y(sr, pair.hq), sharpness(sr, pair.hq)])
     table = torch.tensor(values)  # (pictures, 3)
     gains = [p - r for p, r in zip(table[:, 0].tolist(), reference, strict=True)] if reference else [0.0]
-    return Row(name, *table.mean(0).tolist(), worst_gain=min(gains)), table[:, 0].tolist()
+    return DemoRow(name, *table.mean(0).tolist(), worst_gain=min(gains)), table[:, 0].tolist()
 
 
-def best_blur(pairs: list[Pair]) -> list[Row]:
+def best_blur(pairs: list[HeldOutPair]) -> list[DemoRow]:
     """Bicubic followed by the Gaussian with the best mean PSNR, and by the one with the best mean SSIM."""
     rows = [
         measure(f"bicubic + blur {sigma:g} px", lambda lq, s=sigma: gaussian_blur(bicubic(lq), s), pairs)[0]
@@ -117,7 +117,7 @@ def best_blur(pairs: list[Pair]) -> list[Row]:
     return [row for row in rows if row in best]
 
 
-def tabulate(models: dict[str, OSEDiff], pairs: list[Pair], color: str) -> list[Row]:
+def tabulate(models: dict[str, OSEDiff], pairs: list[HeldOutPair], color: str) -> list[DemoRow]:
     """All rows: bicubic, best blur, then every model."""
     first, reference = measure("bicubic", bicubic, pairs)
     rows = [first, *best_blur(pairs)]
@@ -138,7 +138,7 @@ def vae_round_trip(base: OSEDiff, pictures: list[Tensor]) -> tuple[float, float]
     return sum(values) / len(values), min(values)
 
 
-def format_table(rows: list[Row]) -> str:
+def format_table(rows: list[DemoRow]) -> str:
     """The rows as a Markdown table."""
     lines = ["| | PSNR-Y | SSIM-Y | sharpness | worst picture against bicubic |", "|---|---|---|---|---|"]
     for row in rows:
@@ -147,7 +147,7 @@ def format_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_sheet(path: Path, models: dict[str, OSEDiff], pairs: list[Pair], color: str) -> None:
+def write_sheet(path: Path, models: dict[str, OSEDiff], pairs: list[HeldOutPair], color: str) -> None:
     """Write a picture with one line a pair: bicubic, every model, HQ."""
     from osediff_core.pictures.images import write_image
 

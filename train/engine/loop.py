@@ -27,7 +27,7 @@ from ..programs.tables import to_toml
 from ..prompts.prompter import Prompter
 from ..randomness.streams import stream
 from ..watch.pace import Pace, peak_memory
-from ..watch.report import Report
+from ..watch.report import TrainingLog
 from .agreement import check_agreement, from_first, together
 from .feed import Feed
 from .interrupt import StopRequest
@@ -173,14 +173,14 @@ class Trainer:
             "what is trained": f"checksum {checksum(self._trained())[:SHOWN]}",
         }
 
-    def _open(self) -> Report | None:
+    def _open(self) -> TrainingLog | None:
         """Make the folder and the log, in the process that writes."""
         if not self.accelerator.is_main_process:
             return None
         make_folder(self.config)
-        return Report(self.config, self.step)
+        return TrainingLog(self.config, self.step)
 
-    def _one_step(self, batches: list[Batch], report: Report | None) -> None:
+    def _one_step(self, batches: list[Batch], report: TrainingLog | None) -> None:
         run = self.config.run
         rate, norms = self.stepper.generator.learning_rate, {}
         if report is not None and run.signals_every and self.step % run.signals_every == 0:

@@ -16,7 +16,7 @@ from .metric_table import PAPER, Metric, choose_metrics
 from .pairs import Pair
 from .published import published_rows, read_published
 from .restoring import Run, restore_set
-from .scores import Scores, Work, score
+from .scores import Measuring, Scores, score
 from .statistics import RESAMPLES
 from .tables import NOTHING, difference_rows, differences, markdown, notes, paper_rows, published_table
 
@@ -99,7 +99,7 @@ def _cell(config: ComparisonConfig, metrics: Mapping[str, Metric], data: DataSet
     pairs = restored_pairs(config, data, method)
     store = out.with_name(f"{out.name}.json")
     store.parent.mkdir(parents=True, exist_ok=True)
-    work = Work(config.device, config.workers, f"{data.name}, {method}")
+    work = Measuring(config.device, config.workers, f"{data.name}, {method}")
     return Cell(data.name, method, score(pairs, metrics, work, store), run)
 
 

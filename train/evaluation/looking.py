@@ -36,7 +36,7 @@ FILES = ("base", "weights", "tagger", "file", "outputs")
 
 
 @dataclass(frozen=True)
-class Picture:
+class TestPicture:
     """One picture of a test set: its files, and of each method what was restored and its metrics' values."""
 
     data_set: str
@@ -59,7 +59,7 @@ class Terms:
     reference: str
     enlarged: bool
 
-    def gap(self, picture: Picture, metric: str) -> float:
+    def gap(self, picture: TestPicture, metric: str) -> float:
         """Our method minus the reference, or our method's value where there is none."""
         base = picture.values[self.reference][metric] if self.reference else 0.0
         return picture.values[self.ours][metric] - base
@@ -97,7 +97,7 @@ def evaluation_report(
     ours, *others = columns
     files = {label: {p.name: p.sr for p in found} for label, found in pairs.items() if not found[0].enlarge}
     pictures = [
-        Picture(
+        TestPicture(
             "",
             p.name,
             p.lq,
@@ -122,7 +122,7 @@ def evaluation_report(
 def _laid_out(
     title: str,
     terms: Terms,
-    pictures: Sequence[Picture],
+    pictures: Sequence[TestPicture],
     sections: Sequence[Section],
     settings: Mapping[str, str],
 ) -> Report:
@@ -203,7 +203,7 @@ def _published_radar(name: str, metrics: Mapping[str, Metric]) -> Figure | None:
     return radar(f"{name}, as published", metrics, rows)
 
 
-def _pictures(config: ComparisonConfig, cells: Sequence[Cell]) -> list[Picture]:
+def _pictures(config: ComparisonConfig, cells: Sequence[Cell]) -> list[TestPicture]:
     """All pictures of all sets, in the order of sets and names."""
     scores = {(cell.data_set, cell.method): cell.scores.values for cell in cells}
     found = []
@@ -216,11 +216,11 @@ def _pictures(config: ComparisonConfig, cells: Sequence[Cell]) -> list[Picture]:
                 for method in config.methods
             }
             restored = {method: of_method[pair.name] for method, of_method in files.items()}
-            found.append(Picture(name, pair.name, pair.sr, pair.hq, restored, values))
+            found.append(TestPicture(name, pair.name, pair.sr, pair.hq, restored, values))
     return found
 
 
-def _ranked(terms: Terms, pictures: Sequence[Picture]) -> list[tuple[Picture, str]]:
+def _ranked(terms: Terms, pictures: Sequence[TestPicture]) -> list[tuple[TestPicture, str]]:
     """The worst pictures and the best of our method by the first metric, so called, and then the others."""
     if not terms.metrics:
         return [(picture, NOTHING) for picture in pictures]
@@ -246,7 +246,7 @@ def _order(terms: Terms) -> str:
     )
 
 
-def _case(terms: Terms, picture: Picture, called: str) -> Case:
+def _case(terms: Terms, picture: TestPicture, called: str) -> Case:
     """A picture with the input, its bicubic enlargement, each method and the original, as far as they are."""
     views = []
     if picture.lq is not None:

@@ -46,7 +46,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Work:
+class Measuring:
     """How measuring is done: where, by how many processes, and whether a bar shows it."""
 
     device: str = "cpu"
@@ -54,7 +54,9 @@ class Work:
     label: str = "measuring"
 
 
-def score(pairs: Sequence[Pair], metrics: Mapping[str, Metric], work: Work, store: Path | None) -> Scores:
+def score(
+    pairs: Sequence[Pair], metrics: Mapping[str, Metric], work: Measuring, store: Path | None
+) -> Scores:
     """Measure all pairs; what `store` has of the same files, metrics and libraries is not measured again.
 
     What cannot be computed is in `missing`. Raises OSEDiffError, naming pictures, before anything is measured
@@ -151,7 +153,7 @@ def _check_sizes(pairs: Sequence[Pair]) -> None:
 Measured = tuple[str, tuple[dict[str, float], dict[str, str]]]
 
 
-def _measured(todo: Sequence[tuple[Pair, tuple[str, ...]]], work: Work) -> Iterator[Measured]:
+def _measured(todo: Sequence[tuple[Pair, tuple[str, ...]]], work: Measuring) -> Iterator[Measured]:
     """Measure in this process, or by several, and show how it goes."""
     with tqdm(
         total=len(todo), desc=printable(work.label), unit="picture", dynamic_ncols=True, disable=not todo
@@ -162,12 +164,12 @@ def _measured(todo: Sequence[tuple[Pair, tuple[str, ...]]], work: Work) -> Itera
             yield found
 
 
-def _here(todo: Sequence[tuple[Pair, tuple[str, ...]]], work: Work) -> Iterator[Measured]:
+def _here(todo: Sequence[tuple[Pair, tuple[str, ...]]], work: Measuring) -> Iterator[Measured]:
     for pair, names in todo:
         yield pair.name, measure_pair(pair, names, work.device)
 
 
-def _by_processes(todo: Sequence[tuple[Pair, tuple[str, ...]]], work: Work) -> Iterator[Measured]:
+def _by_processes(todo: Sequence[tuple[Pair, tuple[str, ...]]], work: Measuring) -> Iterator[Measured]:
     threads = max(1, torch.get_num_threads() // work.workers)
     pool = ProcessPoolExecutor(min(work.workers, len(todo)), get_context("spawn"), _begin_process, (threads,))
     try:
@@ -190,7 +192,7 @@ def _begin_process(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _measure_whole(metric: str, pairs: Sequence[Pair], scores: Scores, work: Work) -> None:
+def _measure_whole(metric: str, pairs: Sequence[Pair], scores: Scores, work: Measuring) -> None:
     if metric in scores.missing:
         return
     try:

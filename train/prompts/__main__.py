@@ -23,7 +23,7 @@ from osediff_core.resize import resize_bicubic
 
 from ..config import TrainConfig
 from ..data import build_dataset, build_validation
-from ..data.sources import Found, Source
+from ..data.sources import Source, SourcePicture
 from ..degradation import degrade
 from ..programs.console import refuse, start_console
 from ..programs.tables import read_config
@@ -34,7 +34,7 @@ SAVE_EVERY = 500
 """Pictures between two writings of the file."""
 
 
-def view(found: Found, config: TrainConfig) -> Tensor:
+def view(found: SourcePicture, config: TrainConfig) -> Tensor:
     """Give what is looked at: (1, 3, crop, crop) in [0, 1], of HQ or LQ."""
     size = (config.data.crop, config.data.crop)
     if config.prompts.of == "lq" and found.lq is not None:

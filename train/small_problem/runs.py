@@ -88,7 +88,7 @@ class Result:
         return self.points[-1].average
 
 
-class Run:
+class SmallTraining:
     """One training from the base, on samples of the pool, through the trainer's own steps."""
 
     def __init__(self, config: TrainConfig, model: OSEDiff) -> None:
@@ -178,7 +178,7 @@ def read_result(path: Path) -> Result | None:
 
 def run_row(config: TrainConfig, row: str, folder: Path) -> Result:
     """Train one row to its end; leaves what it makes of the first samples beside its result."""
-    run = Run(config, trained_base(folder))
+    run = SmallTraining(config, trained_base(folder))
     points = []
     for point in run.points():
         points.append(point)

@@ -26,7 +26,7 @@ PAGE = "report.html"
 GATHERED = ("mean/", "sum/", "count/")
 
 
-class Report:
+class TrainingLog:
     """Shows the losses while they come; closes with `close`."""
 
     def __init__(self, config: TrainConfig, start: int = 0) -> None:
