@@ -18,8 +18,8 @@ from .stored import Stored
 from .zips import find_members
 
 TORCH_THAT_MAY = (2, 6)
-"""Before it torch could be made to run a pickle's code (CVE-2025-32434). Torch's reader is not used
-here: this is a second wall, for whatever else may come to hand the file on to it.
+"""Before it torch could be made to run a pickle's code (CVE-2025-32434). Torch's reader is used for states of
+trainings alone: for weights this is a second wall.
 """
 MAGIC = 0x1950A86A20F9469CFC6C  # begins what torch before 1.6 wrote
 
@@ -32,11 +32,7 @@ def load_pickle(path: str | Path) -> tuple[dict[str, Stored], dict[str, str]]:
     """
     path = Path(path)
     size = check_file(path)
-    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < TORCH_THAT_MAY:
-        raise OSEDiffError(
-            f"{path} is a pickle, which this program does not read with PyTorch {torch.__version__}: update "
-            f"PyTorch to {'.'.join(map(str, TORCH_THAT_MAY))} or later, or get the file as .safetensors"
-        )
+    check_torch(path)
     try:
         with path.open("rb") as file:
             zipped = file.read(4) == b"PK\x03\x04"
@@ -60,6 +56,15 @@ def load_pickle(path: str | Path) -> tuple[dict[str, Stored], dict[str, str]]:
         raise OSEDiffError(
             f"{path} is damaged or no weights file (code in it, if any, was not executed): get the file again"
         ) from error
+
+
+def check_torch(path: Path) -> None:
+    """Raise OSEDiffError where no pickle is read, for torch is too old."""
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < TORCH_THAT_MAY:
+        raise OSEDiffError(
+            f"{path} is a pickle, which this program does not read with PyTorch {torch.__version__}: update "
+            f"PyTorch to {'.'.join(map(str, TORCH_THAT_MAY))} or later, or get the file as .safetensors"
+        )
 
 
 def _of_zip(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, Stored], dict[str, str]]:

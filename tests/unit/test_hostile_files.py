@@ -21,6 +21,7 @@ from osediff_core.prompts.tagger_file import read_tagger
 from osediff_core.tools.describe import describe
 from osediff_core.weights.checkpoint import read_checkpoint
 from osediff_core.weights.tensorfile import TensorFile
+from train.engine.state import read_state
 
 ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
@@ -331,6 +332,9 @@ def test_before_torch_2_6_no_pickle_is_read_and_safetensors_are(tmp_path, micro,
     with pytest.raises(OSEDiffError, match=r"does not read with PyTorch .*2\.6 or later"):
         read_checkpoint(micro / "osediff.pkl")
     assert read_checkpoint(DEMO_WEIGHTS)
+    torch.save({"version": 0}, tmp_path / "state_0000001.pt")
+    with pytest.raises(OSEDiffError, match=r"does not read with PyTorch .*2\.6 or later"):
+        read_state(tmp_path / "state_0000001.pt")
 
 
 @pytest.mark.parametrize("version", ["2.6.0", "2.10.0+cpu", "3.0.0a0"])

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from osediff_core.errors import OSEDiffError
+from osediff_core.weights.pickles import check_torch
 from osediff_core.whole_files import sweep, write_beside
 
 from ..config import TrainConfig
@@ -112,6 +113,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
     Raises DamagedStateError, and OSEDiffError for what cannot be read or is no state of this version.
     """
+    check_torch(path)
     try:
         file = path.open("rb")
     except OSError as error:
