@@ -37,7 +37,7 @@ from osediff_core.color import match_color, to_levels
 from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import decode, encode_prompt, prepare, restore
 from osediff_core.pipeline.runtime import Runtime
-from osediff_core.weights.checkpoint import read_checkpoint
+from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint
 
 SIZES = ("512x512", "1024x1024", "2048x2048", "3840x2160")
 BATCHES = (1, 8)
@@ -79,13 +79,17 @@ def runner(setting: Setting, base: Path) -> Callable[[Tensor], Tensor]:
         model = OSEDiff.from_pretrained(base, weights, **options)
         return tiled_by_diffusers(model) if setting.way == "diffusers tiling" else partial(restore, model)
     model = OSEDiff.from_pretrained(base, None, **options)
-    publish(model, read_checkpoint(weights))
-    exact = setting.way == "published, exact VAE"
+    return published(model, read_checkpoint(weights), exact=setting.way == "published, exact VAE")
+
+
+def published(model: OSEDiff, checkpoint: Checkpoint, exact: bool = False) -> Callable[[Tensor], Tensor]:
+    """Return what restores a batch the published way, on a plain base that gets the checkpoint beside it."""
+    publish(model, checkpoint)
     embeds = encode_prompt(model, [""], Runtime())  # (1, L, D)
 
     def one_by_one(lq: Tensor) -> Tensor:
         x = prepare(lq, make_plan(model, *lq.shape[-2:], scale=4, runtime=Runtime()))
-        images = (image.to(setting.device) for image in x.split(1))
+        images = (image.to(model.device) for image in x.split(1))
         return torch.cat([restore_published(model, image, embeds, exact) for image in images])
 
     return one_by_one
@@ -109,9 +113,9 @@ def tiled_by_diffusers(model: OSEDiff) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def matrix_peak(device: str, dtype: torch.dtype) -> float:
+def matrix_peak(device: str, dtype: torch.dtype, side: int | None = None) -> float:
     """1e12 multiply-accumulates per second of the fastest square matrix product, the best of several."""
-    side = 8192 if device != "cpu" else 2048
+    side = side or (8192 if device != "cpu" else 2048)
     a = torch.randn(side, side, device=device).to(dtype)
     best = 0.0
     for _ in range(8):

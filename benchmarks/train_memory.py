@@ -21,7 +21,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
@@ -158,6 +158,14 @@ def ours(
     return lambda lq, hq, draws: stepper.step([Batch(lq, hq, draws)])
 
 
+def random_batch(model: OSEDiff, side: int, numbers: Sequence[int]) -> tuple[Tensor, Tensor, Draws]:
+    """Return lq and hq, (B, 3, side, side) of random pixels on the model's device, and the samples' draws."""
+    g = torch.Generator().manual_seed(2)
+    lq, hq = torch.rand(2, len(numbers), 3, side, side, generator=g).to(model.device).unbind()
+    shape = (model.latent_channels, side // model.reduction, side // model.reduction)
+    return lq, hq, draw(0, numbers, shape, LossConfig(), model.device)
+
+
 def peak(device: str) -> int:
     """Return the most bytes held since this was asked last."""
     if device == "cuda":
@@ -184,11 +192,9 @@ def child(args: argparse.Namespace) -> None:
     else:
         copies = Copies(model, FORMATS[args.format])
         take = lambda lq, hq, draws: copies.step(lq, hq, draws, prompt)  # noqa: E731
-    lq, hq = (torch.rand(2, 1, 3, side, side, generator=torch.Generator().manual_seed(2)).to(device)).unbind()
-    shape = (model.latent_channels, side // model.reduction, side // model.reduction)
     found = {"start": peak(device), "seconds": [], "processor": []}
     for number in range(args.steps):
-        draws = draw(0, [number], shape, LossConfig(), torch.device(device))
+        lq, hq, draws = random_batch(model, side, [number])
         before = time.perf_counter(), time.process_time()
         take(lq, hq, draws)
         if device == "cuda":

@@ -18,10 +18,12 @@ import time
 from pathlib import Path
 
 import torch
-from published_hook import run_hook
-from reference import as_diffusers
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.published_hook import run_hook
+from benchmarks.reference import as_diffusers
 from osediff_core.base import sd21
 from osediff_core.network.config import VAEConfig, read_config
 from osediff_core.network.vae import VAE
