@@ -82,7 +82,7 @@ def cost_of_a_step(backbone: Backbone, side: int) -> Cost:
         stack.enter_context(uploads_let_go(feed, draws, steps))
         waits = stack.enter_context(Waits())
         play = stack.enter_context(mock.patch.object(backbone, "_play", wraps=backbone._play))
-        for updater in (stepper.generator, stepper.critic):
+        for updater in (stepper.generator_optimizer, stepper.opponents["critic"].updater):
             uncounted = _uncounted(updater.update, waits)  # pyright: ignore[reportOptionalMemberAccess]
             stack.enter_context(mock.patch.object(updater, "update", uncounted))
         stepper.step([given.batch(sample)])

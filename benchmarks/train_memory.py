@@ -41,11 +41,12 @@ from osediff_core.network.config import UNetConfig, VAEConfig, read_config
 from osediff_core.network.unet import UNet
 from osediff_core.network.vae import VAE
 from train.config import LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
-from train.engine.steps import Batch, Stepper
+from train.engine.steps import Stepper
 from train.networks import Backbone
 from train.networks.guidance import guided
-from train.objectives.draws import Draws, draw
-from train.objectives.losses import critic_loss, vsd_loss
+from train.objectives import critic_loss, vsd_loss
+from train.objectives.batch import Batch, Draws
+from train.objectives.draws import draw
 from train.objectives.perceptual import gradient_loss
 
 GIB = 2**30

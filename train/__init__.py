@@ -23,7 +23,7 @@ MOVED = {
     "heldout": "demo.heldout",
     "interrupt": "engine.interrupt",
     "loop": "engine.loop",
-    "losses": "objectives.losses",
+    "losses": "objectives",
     "metrics": "evaluation.fidelity",
     "more_photographs": "pictures.more_photographs",
     "optimizers": "optim.optimizers",

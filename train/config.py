@@ -14,8 +14,7 @@ from .degradation import DegradationConfig
 from .networks.config import PUBLISHED_NEGATIVE_PROMPT as PUBLISHED_NEGATIVE_PROMPT
 from .networks.config import ModelConfig
 from .networks.recompute import Recompute
-from .objectives.config import LossConfig
-from .objectives.losses import TERMS
+from .objectives.registry import OBJECTIVES, LossConfig
 from .optim.config import OptimConfig
 from .programs.tables import from_table as from_table
 from .programs.tables import parse_toml as parse_toml
@@ -30,9 +29,9 @@ ABOVE_0 = (
     "model.lora_alpha", "optim.learning_rate", "optim.epsilon", "optim.max_grad_norm",
 )  # fmt: skip
 AT_LEAST_0 = (
-    *(f"loss.lambda_{term}" for term in TERMS), "optim.output_lr_scale", "optim.weight_decay",
-    "optim.warmup_steps", "optim.decay_steps", "optim.max_skipped", "optim.skip_above", "run.workers",
-    "run.sample_every", "run.keep_last", "run.signals_every",
+    *(f"loss.lambda_{name}" for name in OBJECTIVES), "loss.critic_gan", "optim.output_lr_scale",
+    "optim.weight_decay", "optim.warmup_steps", "optim.decay_steps", "optim.max_skipped", "optim.skip_above",
+    "run.workers", "run.sample_every", "run.keep_last", "run.signals_every",
 )  # fmt: skip
 AT_LEAST_1 = (
     "model.rank_unet", "model.rank_vae", "loss.critic_updates", "run.steps", "run.batch_size",

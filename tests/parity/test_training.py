@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from osediff_core import OSEDiff
 from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import ModelConfig, TrainConfig
-from train.engine.steps import Batch, Stepper
+from train.engine.steps import Stepper
 from train.networks import Backbone
 from train.networks.guidance import guided
-from train.objectives.draws import Draws
-from train.objectives.losses import critic_loss, vsd_loss
+from train.objectives import critic_loss, vsd_loss
+from train.objectives.batch import Batch, Draws
 
 LEARNING_RATE = 5e-5
 
@@ -169,7 +169,7 @@ def our_step(recorded, alpha=8.0, guidance=7.5, middle_only=False):
     backbone.load_critic({our_name(key): t for key, t in recorded.critic_start.items()})
     stepper = Stepper(backbone, config, stub, io["prompt_embeds"], io["neg_prompt_embeds"])
     generator, critic = backbone.generator_parameters(), backbone.critic_parameters()
-    norms = watch(stepper.generator, generator), watch(stepper.critic, critic)
+    norms = watch(stepper.generator_optimizer, generator), watch(stepper.opponents["critic"].updater, critic)
     names = ("posterior_noise", "vsd_noise", "vsd_timesteps", "diff_noise", "diff_timesteps")
     draws = Draws(*(io[name] for name in names))
     with torch.backends.mkldnn.flags(enabled=False):

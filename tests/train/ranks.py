@@ -29,7 +29,7 @@ def main(config, folder):
     trainer = Trainer(config, dataset, accelerator)
     trainer.run()
     leave(trainer, "together")
-    for updater in (trainer.stepper.generator, trainer.stepper.critic):
+    for updater in (trainer.stepper.generator_optimizer, trainer.stepper.opponents["critic"].updater):
         updater.average = single_process
     trainer.stepper.step(next(trainer.feed.rounds(0)))
     leave(trainer, "apart")

@@ -46,7 +46,16 @@ def test_shipped_configurations_are_read_and_written_alike(path, written):
 
 def test_published_settings():
     config = read_config(TrainConfig, CONFIGS / "paper" / "published.toml")
-    assert config.loss == LossConfig(1.0, 2.0, 1.0, "lpips", 7.5, 20, 980, critic_updates=1)
+    assert config.loss == LossConfig(
+        lambda_data=1.0,
+        lambda_perceptual=2.0,
+        lambda_vsd=1.0,
+        perceptual="lpips",
+        guidance=7.5,
+        vsd_first_step=20,
+        vsd_last_step=980,
+        critic_updates=1,
+    )
     assert config.optim == OptimConfig(5e-5, 1.0, 0.9, 0.999, 1e-2, 1e-8, 1.0, 0)
     assert (config.model.rank_unet, config.model.rank_vae, config.model.lora_alpha) == (4, 4, 8)
     assert (config.model.posterior, config.model.train_conv_in) == ("sample", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,17 @@ import pytest
 import torch
 
 from osediff_core import OSEDiffError
-from train.config import LossConfig, TrainConfig
+from train.config import LossConfig, TrainConfig, read_config
 from train.engine.loop import train
-from train.engine.steps import Batch, Stepper
+from train.engine.state import checksum, read_newest_state
+from train.engine.steps import Stepper
 from train.networks import Backbone
+from train.objectives.batch import Batch
 from train.objectives.draws import draw
 from train.objectives.perceptual import gradient_loss
+from train.objectives.registry import sees_pictures, uses_critic, uses_hq_latents
 
+CONFIGS = Path(__file__).resolve().parents[2] / "train/configs"
 CPU = torch.device("cpu")
 PROMPT = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(1))
 NEGATIVE = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(2))
@@ -30,8 +35,8 @@ def stepper(backbone, loaded):
         config = TrainConfig(loss=replace(LossConfig(perceptual="gradient"), **loss))
         config = replace(config, model=replace(config.model, **(model or {})))
         generator = torch.Generator().manual_seed(0)
-        again = loss.get("vsd_space") == "image"
-        networks = Backbone(copy.deepcopy(loaded), config.model, generator, config.loss.lambda_vsd > 0, again)
+        plain = sees_pictures(config.loss) or uses_hq_latents(config.loss)
+        networks = Backbone(copy.deepcopy(loaded), config.model, generator, uses_critic(config.loss), plain)
         return Stepper(networks, config, gradient_loss, PROMPT, NEGATIVE)
 
     return make
@@ -86,7 +91,7 @@ def test_the_critic_may_take_more_steps_than_the_generator(stepper, batch):
     thrice.step([example(batch, thrice.loss)])
     steps = [
         max(int(state["step"]) for state in updater.optimizer.state.values())
-        for updater in (thrice.generator, thrice.critic)
+        for updater in (thrice.generator_optimizer, thrice.opponents["critic"].updater)
     ]
     assert steps == [1, 3]
 
@@ -121,7 +126,7 @@ def test_the_published_slip_trains_the_middle_of_the_critic_alone(stepper, batch
 
 def test_csd_needs_no_critic_and_a_prompt_that_differs(stepper, batch):
     made = stepper(lambda_vsd=0.0, lambda_csd=1.0)
-    assert made.critic is None
+    assert made.opponents == {}
     assert made.backbone.critic_parameters() == {}
     values = made.step([example(batch, made.loss)])
     assert values["loss/csd"] > 0
@@ -138,7 +143,7 @@ def test_csd_needs_no_critic_and_a_prompt_that_differs(stepper, batch):
 )
 def test_the_halves_of_the_vae(stepper, loaded, batch, what, encodes_otherwise, decodes_otherwise):
     made = stepper({"train_vae": what, "posterior": "mode"})
-    made.generator.optimizer.param_groups[0]["lr"] = 1e-2
+    made.generator_optimizer.optimizer.param_groups[0]["lr"] = 1e-2
     made.step([example(batch, made.loss)])
     model, z = made.backbone.model, torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -158,39 +163,54 @@ def test_every_role_hears_the_batchs_prompts(stepper, batch):
     own, fixed = (made.generator_losses(example(batch, made.loss, **kind)) for kind in (heard, {}))
     torch.testing.assert_close(own[0].z[0], fixed[0].z[0], atol=1e-4, rtol=1e-4)
     assert (own[0].z[1] - fixed[0].z[1]).abs().max() > 1e-3
-    z, draws = fixed[0].z.detach(), example(batch, made.loss).draws
-    a, b = made.critic_loss(z, draws), made.critic_loss(z, draws, heard["prompt_embeds"])
+    other = replace(fixed[0], embeds=heard["prompt_embeds"])
+    a, b = (made.opponents["critic"].loss(one, 0) for one in (fixed[0], other))
     assert abs(a - b) > 1e-6
 
 
 def test_the_discriminator_learns_from_its_own_loss_alone(stepper, batch):
     made = stepper(lambda_vsd=0.0, lambda_gan=0.5)
-    judge = dict(made.judge.named_parameters())
+    discriminator = made.opponents["discriminator"]
     restored, losses, _ = made.generator_losses(example(batch, made.loss))
     losses["gan"].backward()
-    leftover = {name: p.grad.clone() for name, p in judge.items()}  # the step must not use these
-    made._discriminator_step(made.discriminator, [restored.detach()], [example(batch, made.loss)])
-    with_leftover = copied(judge)
-    clean = stepper(lambda_vsd=0.0, lambda_gan=0.5)
-    clean._discriminator_step(clean.discriminator, [restored.detach()], [example(batch, made.loss)])
-    assert leftover
-    assert not moved(dict(clean.judge.named_parameters()), with_leftover)
+    leftover = [p.grad for p in discriminator.parameters.values()]  # the step must not use these
+    discriminator.step([restored.detach()])
+    with_leftover = copied(discriminator.parameters)
+    clean = stepper(lambda_vsd=0.0, lambda_gan=0.5).opponents["discriminator"]
+    clean.step([restored.detach()])
+    assert all(gradient is not None for gradient in leftover)
+    assert not moved(clean.parameters, with_leftover)
+
+
+def trained(run: Path) -> str:
+    """The checksum of all that the newest state goes on from."""
+    _, state = read_newest_state(run)
+    return checksum({name: value for name, value in state.items() if name not in ("config", "random")})
+
+
+def ends_the_same_from_its_first_state(made: TrainConfig) -> bool:
+    """Train, take all states but the first away, and go on."""
+    out = Path(made.run.out)
+    train(made)
+    first = trained(out)
+    for path in [*out.glob("state_*3.pt"), *out.glob("state_*2.pt")]:
+        path.unlink()
+    train(replace(made, run=replace(made.run, resume=True)))
+    return trained(out) == first
 
 
 @pytest.mark.slow
 def test_a_run_with_a_discriminator_goes_on_as_if_nothing_had_happened(config):
-    made = config(
-        loss={"lambda_vsd": 0.0, "lambda_gan": 0.5}, run={"steps": 3, "checkpoint_every": 1, "keep_last": 0}
-    )
-    out = Path(made.run.out)
-    whole = train(made).read_bytes()
-    for path in [*out.glob("state_*3.pt"), *out.glob("state_*2.pt")]:
-        path.unlink()
-    again = train(replace(made, run=replace(made.run, resume=True)))
-    from osediff_core.weights.checkpoint import read_checkpoint
+    every = {"steps": 3, "checkpoint_every": 1, "keep_last": 0}
+    assert ends_the_same_from_its_first_state(config(loss={"lambda_vsd": 0.0, "lambda_gan": 0.5}, run=every))
 
-    resumed = read_checkpoint(again)
-    again.write_bytes(whole)
-    first = read_checkpoint(again)
-    assert [k for k in first.unet if not torch.equal(first.unet[k], resumed.unet[k])] == []
-    assert [k for k in first.vae if not torch.equal(first.vae[k], resumed.vae[k])] == []
+
+@pytest.mark.parametrize("name", ["tsm", "diffusion_gan"])
+def test_an_objective_trains_as_its_configuration_says_and_goes_on(config, name):
+    """In the second step the head says something."""
+    loss = vars(read_config(TrainConfig, CONFIGS / f"{name}.toml").loss)
+    every = {"steps": 2, "checkpoint_every": 1, "keep_last": 0}
+    made = config(loss=loss, run=every, optim={"learning_rate": 1e-2})
+    assert ends_the_same_from_its_first_state(made)
+    numbers = [json.loads(line) for line in (Path(made.run.out) / "numbers.jsonl").read_text().splitlines()]
+    assert any(f"loss/{name}" in row for row in numbers)

@@ -23,8 +23,9 @@ from train.config import OptimConfig, TrainConfig, read_config
 from train.data import build_dataset
 from train.engine.loop import Trainer, train
 from train.engine.setup import make_folder
-from train.engine.steps import Batch
+from train.objectives.batch import Batch
 from train.objectives.draws import draw
+from train.objectives.objective import Objective
 from train.optim.optimizers import Updater, rate_factor
 from train.watch.report import contact_sheet
 
@@ -179,7 +180,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(config, monkeypatch, number, wo
 def test_losses_that_are_no_numbers_stop_the_run_and_change_nothing(config):
     run = trainer(config(run={"steps": 9}, optim={"max_skipped": 2}))
     before = {k: p.detach().clone() for k, p in run.backbone.generator_parameters().items()}
-    run.stepper.perceptual = lambda sr, hq: (sr - hq).mean(dim=(1, 2, 3)) * float("nan")
+    run.stepper.objectives["perceptual"] = Objective(1.0, lambda made: (made.sr.mean() * float("nan"), {}))
     with pytest.raises(
         OSEDiffError,
         match=r"step 3: 3 of the last 3 .*loss/perceptual.*learning_rate.*velocity.*osediff\.safetensors",
@@ -262,7 +263,7 @@ def test_the_output_layer_of_the_critic_is_not_slowed(config):
     stepper = trainer(config(optim={"output_lr_scale": 0.1, "learning_rate": 1e-3})).stepper
     rates = [
         [group["lr"] for group in updater.optimizer.param_groups]
-        for updater in (stepper.generator, stepper.critic)
+        for updater in (stepper.generator_optimizer, stepper.opponents["critic"].updater)
     ]
     assert rates == [[1e-3, pytest.approx(1e-4)], [1e-3, 1e-3]]
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from osediff_core.diffusion import add_noise, predict_x0
 from train.networks.guidance import guided
-from train.objectives.discriminator import PatchDiscriminator
-from train.objectives.losses import (
+from train.objectives import (
     adversarial_loss,
     binned,
     critic_loss,
@@ -18,6 +17,7 @@ from train.objectives.losses import (
     tone_loss,
     vsd_loss,
 )
+from train.objectives.discriminator import PatchDiscriminator
 
 ALPHAS_CUMPROD = torch.linspace(0.999, 0.005, 1000)
 

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from osediff_core import OSEDiffError
 from osediff_core.weights.checkpoint import read_checkpoint
 from train.config import TrainConfig
-from train.engine.steps import Batch, Stepper
+from train.engine.steps import Stepper
+from train.objectives import critic_loss
+from train.objectives.batch import Batch
 from train.objectives.draws import draw
-from train.objectives.losses import critic_loss
 from train.objectives.perceptual import gradient_loss
 
 PROMPT = torch.randn(1, 77, 16, generator=torch.Generator().manual_seed(1))
@@ -102,7 +103,10 @@ def test_only_the_named_tensors_are_trained_and_none_twice(backbone):
         trainable = {id(p) for p in networks.model.parameters() if p.requires_grad}
     assert trainable == set(named)
     stepper = Stepper(networks, TrainConfig(), None, PROMPT, NEGATIVE)
-    for updater, parameters in ((stepper.generator, generator), (stepper.critic, critic)):
+    for updater, parameters in (
+        (stepper.generator_optimizer, generator),
+        (stepper.opponents["critic"].updater, critic),
+    ):
         groups = updater.optimizer.param_groups
         assert sorted(id(p) for g in groups for p in g["params"]) == sorted(map(id, parameters.values()))
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from osediff_core.lora import unet_targets, vae_targets
 from train.config import RunConfig, TrainConfig
-from train.engine.steps import Batch, Stepper
+from train.engine.steps import Stepper
+from train.objectives.batch import Batch
 from train.objectives.draws import draw
 from train.objectives.perceptual import gradient_loss
 
@@ -100,7 +101,7 @@ def ours(backbone, batch):
     made, total, values = stepper.generator_loss(batch)
     with backbone.as_generator():
         total.backward()
-    critic = stepper.critic_loss(made.z.detach(), batch.draws)
+    critic = stepper.opponents["critic"].loss(made.detach(), 0)
     with backbone.as_critic():
         critic.backward()
     both = backbone.generator_parameters(), backbone.critic_parameters()
@@ -171,8 +172,8 @@ def test_control_activations_computed_again_in_another_role_are_wrong(backbone, 
     for parameter in networks.critic_parameters().values():
         parameter.grad = None
     with torch.no_grad():
-        _, z_hq = networks.generate(example.lq, PROMPT, example.draws.posterior)
-    loss = stepper.critic_loss(z_hq, example.draws)
+        restored = stepper.restore(example)
+    loss = stepper.opponents["critic"].loss(restored, 0)
     try:
         loss.backward()
     except RuntimeError:
@@ -222,7 +223,7 @@ def test_frozen_parts_are_half_and_trained_parts_are_not(backbone, example, name
     reference = Stepper(exact, TrainConfig(), gradient_loss, PROMPT, NEGATIVE)
     values, expected = stepper.step([example]), reference.step([example])
     assert {p.dtype for p in trained} == {torch.float32}
-    moments = [s["exp_avg"].dtype for s in stepper.generator.optimizer.state.values()]
+    moments = [s["exp_avg"].dtype for s in stepper.generator_optimizer.optimizer.state.values()]
     assert set(moments) == {torch.float32}
     assert len(moments) == len(networks.generator_parameters())
     assert values["skipped"] == 0

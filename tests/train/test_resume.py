@@ -20,6 +20,7 @@ from train.engine.loop import Trainer, train
 from train.engine.setup import init_generator
 from train.engine.shares import Share
 from train.engine.state import FREE, newest_state, read_state, write_state
+from train.objectives.objective import Objective
 from train.optim.ema import RunningAverage
 from train.optim.guard import Guard
 
@@ -307,7 +308,7 @@ def test_a_run_can_start_from_the_published_file(run, micro):
     config = run("tuned", model={"init_from": str(micro / "osediff.pkl")}, run={"steps": 1})
     trainer = Trainer(config, build_dataset(config.data, config.degradation, 0), Accelerator(cpu=True))
     assert all(p.abs().max() == 0 for k, p in trainer.backbone.critic_parameters().items() if "lora_B" in k)
-    assert trainer.stepper.generator.optimizer.state_dict()["state"] == {}
+    assert trainer.stepper.generator_optimizer.optimizer.state_dict()["state"] == {}
     published = read_checkpoint(micro / "osediff.pkl").unet["mid_block.resnets.0.conv1.lora_B.weight"]
     started = trainer.backbone.generator_parameters()["unet.mid_block.resnets.0.conv1.lora_B.weight"]
     assert torch.equal(started, published)
@@ -354,13 +355,14 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_next_one_does(run, batch
     config = run("skip")
     trainer = Trainer(config, build_dataset(config.data, config.degradation, 0), Accelerator(cpu=True))
     before = {k: p.detach().clone() for k, p in trainer.backbone.generator_parameters().items()}
-    perceptual = trainer.stepper.perceptual
+    objectives = trainer.stepper.objectives
+    perceptual = objectives["perceptual"]
     rounds = trainer.feed.rounds(0)
-    trainer.stepper.perceptual = lambda sr, hq: perceptual(sr, hq) * float("inf")
+    objectives["perceptual"] = Objective(float("inf"), perceptual.loss)
     assert trainer.stepper.step(next(rounds))["skipped"] == 1
     after = trainer.backbone.generator_parameters()
     assert all(torch.equal(p, before[k]) for k, p in after.items())
-    trainer.stepper.perceptual = perceptual
+    objectives["perceptual"] = perceptual
     assert trainer.stepper.step(next(rounds))["skipped"] == 1
     assert any(not torch.equal(p, before[k]) for k, p in after.items())
 

@@ -15,9 +15,9 @@ from osediff_core.pictures.images import read_image
 from train.data import build_dataset
 from train.engine.loop import Trainer, train
 from train.engine.setup import start_processes
-from train.engine.steps import Batch
 from train.engine.validation import Validation
 from train.evaluation.fidelity import psnr_y
+from train.objectives.batch import Batch
 from train.objectives.draws import draw
 from train.watch.report import TrainingLog, gathered
 from train.watch.trackers import build_tracker
@@ -82,10 +82,10 @@ def test_gradient_norms_leave_no_trace_and_add_up(config, batch):
     )
     example = Batch(*batch, draw(0, [0, 1], (4, 8, 8), run.config.loss, torch.device("cpu")))
     norms = run.stepper.gradient_norms(example)
-    parameters = run.stepper.generator.parameters
-    assert all(p.grad is None for p in [*parameters, *run.stepper.critic.parameters])
+    parameters = run.stepper.generator_optimizer.parameters
+    assert all(p.grad is None for p in [*parameters, *run.stepper.opponents["critic"].updater.parameters])
     _, losses, _ = run.stepper.generator_losses(example)
-    (run.stepper.weights["data"] * losses["data"]).backward()
+    (run.stepper.objectives["data"].weight * losses["data"]).backward()
     whole = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
     torch.testing.assert_close(norms["norm/data"], whole)
     assert set(norms) == {"norm/data", "norm/perceptual", "norm/vsd"}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from train.config import TrainConfig, read_config
-from train.engine import steps
-from train.objectives.losses import vsd_loss
+from train.objectives import vsd, vsd_loss
+from train.objectives.objective import Opponent
 from train.small_problem import base, measures, runs
 from train.small_problem.base import BlockVAE, generated, trained_base
 from train.small_problem.measures import Measured, energy_distance, measured, real
@@ -186,11 +186,11 @@ def test_not_if_its_direction_is_turned_round(folder, plain, monkeypatch):
     def turned(z, noise, t, alphas, critic, teacher, form):
         return vsd_loss(z, noise, t, alphas, teacher, critic, form)
 
-    monkeypatch.setattr(steps, "vsd_loss", turned)
+    monkeypatch.setattr(vsd, "vsd_loss", turned)
     assert not end_of(VSD, folder) < SHARE * plain
 
 
 @pytest.mark.slow
 def test_not_if_the_critic_learns_nothing(folder, plain, monkeypatch):
-    monkeypatch.setattr(steps.Stepper, "_critic_step", lambda *_: {"loss/critic": torch.tensor(0.0)})
+    monkeypatch.setattr(Opponent, "step", lambda *_: {"loss/critic": torch.tensor(0.0)})
     assert not end_of(VSD, folder) < SHARE * plain

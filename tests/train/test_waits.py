@@ -12,7 +12,7 @@ from benchmarks.waits import CARD, Waits
 from train.engine.interrupt import StopRequest
 from train.engine.loop import Trainer
 from train.networks.adapters import lora_layers
-from train.objectives.losses import binned
+from train.objectives import binned
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import torch
 from osediff_core import OSEDiff
 from osediff_core.base.load import DEMO_BASE
 from train.config import PUBLISHED_NEGATIVE_PROMPT, LossConfig, ModelConfig, TrainConfig
-from train.engine.steps import Batch, Stepper
+from train.engine.steps import Stepper
 from train.networks import Backbone
+from train.objectives.batch import Batch
 from train.objectives.draws import draw
 from train.objectives.perceptual import build_perceptual
 
@@ -98,7 +99,7 @@ def distances(both, page):
             gradient(theirs, net.generator_parameters()),
         )
     )
-    ours, theirs = both.critic_of_page(page, z), both.stepper.critic_loss(restored.z, both.draws)
+    ours, theirs = both.critic_of_page(page, z), both.stepper.opponents["critic"].loss(restored, 0)
     pairs.append((ours, theirs))
     pairs.append(
         (gradient(ours, both.page_net.critic_parameters()), gradient(theirs, net.critic_parameters()))

@@ -13,7 +13,7 @@ from osediff_core.model import LOG_VARIANCE
 from osediff_core.network.config import VAEConfig
 from osediff_core.network.vae import VAE
 
-from ..objectives.losses import tone_loss
+from ..objectives.pixels import tone_loss
 from .folder import read_vae
 from .norms import bias_of
 

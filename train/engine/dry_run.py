@@ -15,10 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..config import TrainConfig
 from ..data import build_dataset
+from ..objectives.batch import Batch
 from ..objectives.draws import draw
 from .loop import Trainer
 from .setup import start_processes
-from .steps import Batch, Stepper
+from .steps import Stepper
 
 MIB = 2**20
 PER_TRAINED = 20  # bytes of float32: value, gradient, two moments of AdamW, and a copy while it steps
@@ -69,18 +70,18 @@ def activation_bytes(stepper: Stepper, config: TrainConfig, side: int) -> int:
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    alone = copy.copy(stepper)
-    alone.critic = None  # teacher and critic judge without keeping anything
+    without = copy.copy(stepper)  # teacher and critic of VSD keep nothing
+    without.objectives = {name: made for name, made in stepper.objectives.items() if name != "vsd"}
     model, count = stepper.backbone.model, config.run.batch_size
     shape = (model.latent_channels, side // model.reduction, side // model.reduction)
     draws = draw(0, range(count), shape, config.loss, torch.device("cpu"))
     picture = torch.zeros(count, 3, side, side)
     meter = MemoryMeter()
     with FakeTensorMode(allow_non_fake_inputs=True), meter:
-        _, total, _ = alone.generator_loss(Batch(picture, picture, draws))
+        _, total, _ = without.generator_loss(Batch(picture, picture, draws))
         with stepper.backbone.as_generator():
             total.backward()
-    for parameter in stepper.generator.parameters:
+    for parameter in stepper.generator_optimizer.parameters:
         parameter.grad = None
     return meter.peak
 
@@ -91,7 +92,10 @@ def _networks(trainer: Trainer) -> Iterator[str]:
     for name, tensor in backbone.generator_parameters().items():
         part = "conv_in, in full" if ".lora_" not in name else {"u": "UNet LoRA", "v": "VAE LoRA"}[name[0]]
         groups.setdefault(f"generator, {part}", []).append(tensor)
-    groups["critic, UNet LoRA"] = list(backbone.critic_parameters().values())
+    for opponent in trainer.stepper.opponents.values():
+        for name, tensor in opponent.parameters.items():
+            part = "UNet LoRA" if ".lora_" in name else "in full"
+            groups.setdefault(f"{opponent.name}, {part}", []).append(tensor)
     trained = [tensor for tensors in groups.values() for tensor in tensors]
     yield f"base       {config.model.base or 'the bundled demo'}"
     yield from (f"trained    {_count(tensors):>13,}  {name}" for name, tensors in groups.items() if tensors)
@@ -109,9 +113,9 @@ def _steps(trainer: Trainer) -> Iterator[str]:
 
 
 def _memory(trainer: Trainer) -> Iterator[str]:
-    trained = _count(trainer.stepper.generator.parameters) + _count(
-        trainer.backbone.critic_parameters().values()
-    )
+    stepper = trainer.stepper
+    updaters = [stepper.generator_optimizer, *(opponent.updater for opponent in stepper.opponents.values())]
+    trained = sum(_count(updater.parameters) for updater in updaters)
     weights = sum(p.nbytes for p in _frozen(trainer))
     activations = activation_bytes(trainer.stepper, trainer.config, trainer.config.data.crop)
     rows = {
@@ -125,8 +129,9 @@ def _memory(trainer: Trainer) -> Iterator[str]:
 
 
 def _frozen(trainer: Trainer) -> list[Tensor]:
-    model = trainer.backbone.model
-    return [p for part in (model.unet, model.vae) for p in part.parameters() if not p.requires_grad]
+    model, again = trainer.backbone.model, trainer.backbone.plain_encoder
+    parts = [model.unet, model.vae, *([again] if again is not None else [])]
+    return [p for part in parts for p in part.parameters() if not p.requires_grad]
 
 
 def _format(trainer: Trainer) -> str:

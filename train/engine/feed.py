@@ -12,11 +12,11 @@ from osediff_core.model import OSEDiff
 
 from ..config import TrainConfig
 from ..data import PictureDataset, degrade_batch
+from ..objectives.batch import Batch
 from ..objectives.draws import draw
 from ..prompts.prompter import Prompter
 from .interrupt import leave_signals_to_parent
 from .shares import Share
-from .steps import Batch
 
 
 class Feed:

@@ -21,6 +21,7 @@ from ..config import TrainConfig
 from ..data import PictureDataset, build_dataset
 from ..networks.backbone import Backbone
 from ..objectives.perceptual import build_perceptual
+from ..objectives.registry import sees_pictures, uses_critic, uses_hq_latents
 from ..optim.averages import averaging
 from ..optim.ema import RunningAverage
 from ..programs.tables import to_toml
@@ -103,9 +104,9 @@ class Trainer:
         self.feed = Feed(
             config, dataset, self.share, model, Prompter(config.prompts, prompt, model, self.device)
         )
-        with_critic = config.loss.lambda_vsd > 0
-        again = with_critic and config.loss.vsd_space == "image"
-        self.backbone = Backbone(model, config.model, stream(run.seed, "weights"), with_critic, again)
+        plain = sees_pictures(config.loss) or uses_hq_latents(config.loss)
+        weights = stream(run.seed, "weights")
+        self.backbone = Backbone(model, config.model, weights, uses_critic(config.loss), plain)
         if config.model.init_from:
             init_generator(self.backbone, config.model.init_from)
         self._choose_numbers()
@@ -182,7 +183,7 @@ class Trainer:
 
     def _one_step(self, batches: list[Batch], report: TrainingLog | None) -> None:
         run = self.config.run
-        rate, norms = self.stepper.generator.learning_rate, {}
+        rate, norms = self.stepper.generator_optimizer.learning_rate, {}
         if report is not None and run.signals_every and self.step % run.signals_every == 0:
             norms = self.stepper.gradient_norms(batches[0])
         try:
@@ -282,13 +283,9 @@ class Trainer:
         check_same_run(state, self.config, self.base, self.pictures, batch, path)
         self.step, self.best = state["step"], state["best"]
         self.backbone.load_generator(state["generator"])
-        self.stepper.generator.restore(state["generator_updater"])
-        if self.stepper.critic is not None:
-            self.backbone.load_critic(state["critic"])
-            self.stepper.critic.restore(state["critic_updater"])
-        if self.stepper.judge is not None and self.stepper.discriminator is not None:
-            self.stepper.judge.load_state_dict(state["discriminator"])
-            self.stepper.discriminator.restore(state["discriminator_updater"])
+        self.stepper.generator_optimizer.restore(state["generator_updater"])
+        for opponent in self.stepper.opponents.values():
+            opponent.restore(state)
         if self.ema is not None:
             self.ema.restore(state["ema"])
         if self.share.rank < len(state["random"]):
@@ -310,14 +307,11 @@ class Trainer:
 
     def _trained(self) -> dict[str, Any]:
         """What the steps change, equal in all processes."""
-        critic, judge, discriminator = self.stepper.critic, self.stepper.judge, self.stepper.discriminator
+        states = [opponent.state() for opponent in self.stepper.opponents.values()]
         return {
             "generator": {name: p.detach() for name, p in self.backbone.generator_parameters().items()},
-            "critic": {name: p.detach() for name, p in self.backbone.critic_parameters().items()},
-            "generator_updater": self.stepper.generator.state(),
-            "critic_updater": None if critic is None else critic.state(),
-            "discriminator": None if judge is None else judge.state_dict(),
-            "discriminator_updater": None if discriminator is None else discriminator.state(),
+            **{name: value for state in states for name, value in state.items()},
+            "generator_updater": self.stepper.generator_optimizer.state(),
             "ema": None if self.ema is None else self.ema.state(),
         }
 

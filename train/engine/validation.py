@@ -10,7 +10,7 @@ from ..config import TrainConfig
 from ..data import build_validation
 from ..evaluation.fidelity import psnr_y, ssim_y
 from ..networks.backbone import Backbone
-from ..objectives.losses import PerceptualLoss
+from ..objectives.objective import PerceptualLoss
 from .feed import Feed
 
 MEASURES = {"psnr": psnr_y, "ssim": ssim_y}

@@ -57,7 +57,7 @@ class Backbone:
         """Freeze the model and add adapters to it in place: A drawn from `generator` (CPU), B zero."""
         self.model = model.requires_grad_(False)
         self.config = config
-        self._plain_encoder = PlainEncoder(model.vae) if with_plain_encoder else None
+        self.plain_encoder = PlainEncoder(model.vae) if with_plain_encoder else None
         self._autocast: Callable[[], AbstractContextManager] = _no_autocast
         self._targets = {group: names for group, names in unet_targets(model.unet).items() if names}
         roles: list[Role] = ["generator", "critic"] if with_critic else ["generator"]
@@ -135,14 +135,33 @@ class Backbone:
 
     def encode_plain(self, image: Tensor) -> Tensor:
         """Encode (B, 3, H, W) in [0, 1] by the base's VAE: scaled latent (B, C, h, w), with its graph."""
-        assert self._plain_encoder is not None, "the backbone was made without the plain encoder"
+        assert self.plain_encoder is not None, "the backbone was made without the plain encoder"
         with self._autocast():
-            return self._plain_encoder(image)
+            return self.plain_encoder(image)
 
     def critic(self, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         """Predict the noise in z_t (B, C, h, w) at timesteps (B,) as the critic."""
         with self.as_critic(), self._autocast():
             return self._predict(z_t, timesteps, prompt_embeds)
+
+    def critic_features(self, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        """Give what the critic's UNet has in its middle, (B, `bottleneck_width`, h / 2^n, w / 2^n).
+
+        The way up is computed too, and thrown away: the UNet has no way to stop.
+        """
+        seen: list[Tensor] = []
+        middle = self.model.unet.mid_block.resnets[-1]
+        hook = middle.register_forward_hook(lambda _, __, output: seen.append(output))
+        try:
+            self.critic(z_t, timesteps, prompt_embeds)
+        finally:
+            hook.remove()
+        return seen[0]
+
+    @property
+    def bottleneck_width(self) -> int:
+        """Channels of `critic_features`."""
+        return self.model.unet.config.block_out_channels[-1]
 
     @torch.no_grad()
     def teacher(

@@ -7,7 +7,6 @@ whichever process trains on it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,20 +14,8 @@ from torch import Tensor
 from osediff_core.device.memory import upload
 
 from ..randomness.streams import stream
-from .config import LossConfig
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Noise (B, C, h, w), standard normal, and timesteps (B,) for one batch."""
-
-    posterior: Tensor
-    vsd_noise: Tensor
-    vsd_timesteps: Tensor
-    critic_noise: Tensor
-    critic_timesteps: Tensor
-    critic_more: tuple[tuple[Tensor, Tensor], ...] = ()
-    """Noise and timesteps of the critic's further updates in a step."""
+from .batch import Draws
+from .registry import LossConfig
 
 
 def draw(

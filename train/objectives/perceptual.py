@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from osediff_core.errors import OSEDiffError
 
 from ..evaluation.fidelity import SSIM_C1, SSIM_C2, SSIM_SIGMA, SSIM_WINDOW, gaussian_kernel
-from .losses import PerceptualLoss
+from .objective import Context, Objective, PerceptualLoss
 
 PerceptualName = Literal["lpips", "gradient", "structure", "none"]
 
@@ -19,6 +20,25 @@ REMEDY = 'set `loss.perceptual = "gradient"` (or "none") to train without LPIPS'
 GRADIENT_SCALES = 3
 STRUCTURE_WEIGHT = 0.3
 """Of 1 - SSIM beside the gradient term, which is about as large then."""
+
+
+@dataclass
+class PerceptualSettings:
+    """Of the section `loss`."""
+
+    lambda_perceptual: float = 2.0
+    """Weight of the perceptual term (lambda_1 of the paper)."""
+    perceptual: PerceptualName = "lpips"
+    """Perceptual term: "lpips" (VGG, as in the paper), or, with nothing to download, "gradient",
+    "structure" (gradients and SSIM) or "none"."""
+
+
+def perceptual(settings: PerceptualSettings, context: Context) -> Objective | None:
+    """Make the objective of the measure in `context`, if there is one."""
+    measure = context.perceptual
+    if measure is None:
+        return None
+    return Objective(settings.lambda_perceptual, lambda made: (measure(made.sr, made.hq).mean(), {}))
 
 
 def build_perceptual(name: PerceptualName, device: torch.device) -> PerceptualLoss | None:

@@ -17,9 +17,11 @@ from osediff_core.model import OSEDiff
 from osediff_core.whole_files import sweep, write_whole
 
 from ..config import TrainConfig
-from ..engine.steps import Batch, Stepper
+from ..engine.steps import Stepper
 from ..networks.backbone import Backbone
+from ..objectives.batch import Batch
 from ..objectives.draws import draw
+from ..objectives.registry import uses_critic
 from ..optim.ema import RunningAverage
 from ..programs.tables import to_toml
 from ..randomness.streams import stream
@@ -95,7 +97,7 @@ class SmallTraining:
         """Add the adapters to the base, in place."""
         self.config, self.device = config, torch.device("cpu")
         seed = config.run.seed
-        self.backbone = Backbone(model, config.model, stream(seed, "weights"), config.loss.lambda_vsd > 0)
+        self.backbone = Backbone(model, config.model, stream(seed, "weights"), uses_critic(config.loss))
         self.backbone.merge_adapters()
         self.prompt, negative = embeddings().split(1)  # (1, 1, D) each
         self.stepper = Stepper(self.backbone, config, None, self.prompt, negative)
