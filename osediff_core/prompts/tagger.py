@@ -95,8 +95,8 @@ class Tagger:
         parameter = next(self.network.parameters())
         x = self.preprocess(image.to(parameter.device))  # (B, 3, S, S)
         # one by one: a long batch needs the memory of one image, as everywhere in the core
-        rows = [self.network(one).float().cpu() for one in x.to(parameter.dtype).split(1)]
-        logits = torch.cat(rows)  # (B, N)
+        rows = [self.network(one).float() for one in x.to(parameter.dtype).split(1)]
+        logits = torch.cat(rows).cpu()  # (B, N), waited for once
         if not logits.isfinite().all():
             raise OSEDiffError("the tagger's output is not finite: check its file, or take dtype float32")
         return logits

@@ -300,3 +300,12 @@ def test_contact_sheet_fills_its_last_row_with_grey():
     sheet = contact_sheet(*(torch.full((3, 3, 4, 5), value) for value in (0.0, 1.0)), across=2)
     assert sheet.shape == (3, 8, 20)
     assert sheet[0, ::7, ::5].tolist() == [[0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.5, 0.5]]
+
+
+def test_a_state_of_another_device_keeps_this_ones_kernels():
+    updater = Updater({"a": torch.nn.Parameter(torch.ones(2))}, OptimConfig())
+    state = updater.state()
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = True  # as a card writes it
+    updater.restore(state)
+    assert [group["fused"] for group in updater.optimizer.param_groups] == [None, None]

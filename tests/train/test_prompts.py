@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.waits import CARD, Waits, uploads_let_go
 from osediff_core import Tagger
 from osediff_core.errors import OSEDiffError
 from train.config import to_toml
 from train.data import build_dataset
 from train.degradation import degrade
+from train.prompts import prompter as prompter_module
 from train.prompts.__main__ import main
 from train.prompts.prompter import PromptConfig, Prompter, read_prompts, write_prompts
 from train.randomness.streams import stream
@@ -66,9 +68,26 @@ def test_embeddings_are_kept_within_bounds(prompter, loaded, batch, monkeypatch)
     encode = made.model.encode_prompt
     monkeypatch.setattr(made.model, "encode_prompt", lambda texts: calls.append(texts) or encode(texts))
     for prompt in ("a", "b", "a", "c", "a", "b"):
-        made._embed(prompt)
+        made._embed([prompt])
     assert calls == [["a"], ["b"], ["c"], ["b"]]
     assert len(made._kept) == 2
+
+
+def test_what_a_prompt_gets_depends_on_no_other_and_not_on_what_is_kept(prompter, loaded):
+    made = prompter(PromptConfig(keep=2))
+    with torch.no_grad():
+        one_by_one = torch.cat([loaded.encode_prompt([prompt]) for prompt in "abcab"])
+    assert torch.equal(made._embed([*"abcab"]), one_by_one)  # three that are new, of which two are kept
+    assert torch.equal(made._embed([*"abcab"]), one_by_one)
+
+
+def test_new_prompts_of_a_batch_are_waited_for_once(loaded):
+    made = Prompter(PromptConfig(), torch.zeros(1, 77, 16), copy.copy(loaded), CARD)
+    made.model.encode_prompt = lambda texts: torch.ones(len(texts), 77, 16, device=CARD)
+    with Waits() as waits, uploads_let_go(prompter_module):
+        assert made._embed(["a", "b", "a"]).shape == (3, 77, 16)
+        assert made._embed(["b", "a"]).device == CARD
+    assert waits.seen == ["to host"]
 
 
 def config_file(config, tmp_path, ram, **prompts) -> tuple[Path, object]:

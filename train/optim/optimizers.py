@@ -45,16 +45,17 @@ class Updater:
         output = [p for name, p in parameters.items() if name.startswith(OUTPUT_LAYER)]
         others = [p for name, p in parameters.items() if not name.startswith(OUTPUT_LAYER)]
         rate = config.learning_rate
+        device = self.parameters[0].device.type
         self.optimizer = torch.optim.AdamW(
             [{"params": others, "lr": rate}, {"params": output, "lr": rate * output_lr_scale}],
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             eps=config.epsilon,
+            fused=True if device == "cuda" else None,  # one kernel for hundreds of small tensors
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: rate_factor(step, config.warmup_steps, config.decay_steps)
         )
-        device = self.parameters[0].device.type
         self.scaler = torch.amp.GradScaler(
             device, init_scale=FIRST_LOSS_SCALE, growth_interval=1000, enabled=half
         )
@@ -103,7 +104,10 @@ class Updater:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
+        fused = self.optimizer.defaults["fused"]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["fused"] = fused  # what this device has, and not the one that wrote the state
         self.schedule.load_state_dict(dict(state["schedule"]))
         self.scaler.load_state_dict(state["scaler"])
         self.guard.restore(state["guard"])

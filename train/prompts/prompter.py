@@ -103,12 +103,22 @@ class Prompter:
     def embeds(self, lq: Tensor, hq: Tensor, names: Sequence[str]) -> Tensor:
         """Give the embeddings of a batch's prompts, (B, L, D), or (1, L, D) for the fixed one."""
         words = self.words(lq, hq, names)
-        return self.fixed if words is None else torch.cat([self._embed(prompt) for prompt in words])
+        return self.fixed if words is None else self._embed(words)
 
     @torch.no_grad()
-    def _embed(self, prompt: str) -> Tensor:
-        embedding = self._kept.get(prompt, lambda: self.model.encode_prompt([prompt]).cpu())  # (1, L, D)
-        return upload(embedding, self.device)
+    def _embed(self, words: Sequence[str]) -> Tensor:
+        """Give the embeddings of prompts, (B, L, D); what is new is kept on the host after one wait for all.
+
+        Each is encoded by itself: what a prompt gets may not depend on its company, or a run that goes on
+        with nothing kept would be another.
+        """
+        new = [prompt for prompt in dict.fromkeys(words) if prompt not in self._kept]
+        made = {prompt: self.model.encode_prompt([prompt]) for prompt in new}  # (1, L, D) each
+        host = dict(zip(new, torch.cat([*made.values()]).cpu().split(1), strict=True)) if new else {}
+        old = {prompt: self._kept[prompt] for prompt in dict.fromkeys(words) if prompt not in made}
+        for prompt in new:
+            self._kept.get(prompt, host[prompt].clone)
+        return torch.cat([made[p] if p in made else upload(old[p], self.device) for p in words])
 
 
 def read_prompts(config: PromptConfig) -> dict[str, str]:

@@ -22,6 +22,15 @@ class Recent(Generic[K, V]):
         """Return the number of values."""
         return len(self._values)
 
+    def __contains__(self, key: K) -> bool:
+        """Tell whether a value is kept."""
+        return key in self._values
+
+    def __getitem__(self, key: K) -> V:
+        """Return a value that is kept, as the one that was used last."""
+        self._values.move_to_end(key)
+        return self._values[key]
+
     def get(self, key: K, make: Callable[[], V]) -> V:
         """Return the value of a key, made now or before, as the one that was used last."""
         value = self._values.pop(key) if key in self._values else make()
