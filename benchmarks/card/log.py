@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -47,7 +48,8 @@ class Log:
         else:
             try:
                 with _alarm(left):
-                    row |= work()
+                    found = work()
+                row |= {name: _finite(value) for name, value in found.items()}
             except TimeIsUp:
                 row[STATE] = f"not run to its end: more than the {left:.0f} s that were left"
             except Exception as error:
@@ -65,6 +67,11 @@ class Log:
         except Exception as error:
             self.tables.setdefault(name, []).append({STATE: _failed(error)})
             self._said(f"{name}: {_failed(error)}")
+
+
+def _finite(value: str | float | None) -> str | float | None:
+    """Return a number that JSON knows, or its name."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _failed(error: Exception) -> str:

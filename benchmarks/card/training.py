@@ -13,7 +13,7 @@ from benchmarks.card.log import Cells, Log
 from benchmarks.card.subjects import Subject
 from benchmarks.train_memory import ours, random_batch
 
-TRAINING = "Training, bf16 on a card"
+TRAINING = "Training, bf16"
 
 
 def measure(log: Log, subject: Subject) -> None:
@@ -26,9 +26,8 @@ def measure(log: Log, subject: Subject) -> None:
 def _row(log: Log, subject: Subject, batch: int) -> Cells:
     """Take the steps, the first of them uncounted."""
     machine, scale = log.machine, subject.scale
-    kind = "bf16" if machine.is_card else "float32"
     model = subject.like(torch.float32)
-    take = ours(model, argparse.Namespace(format=kind, recompute="decoder"), subject.embeds)
+    take = ours(model, argparse.Namespace(format="bf16", recompute="decoder"), subject.embeds)
     batches = [
         random_batch(model, scale.train_side, range(n * batch, (n + 1) * batch))
         for n in range(scale.train_steps)

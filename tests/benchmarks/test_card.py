@@ -1,6 +1,7 @@
 """`python -m benchmarks.card` runs from end to end on a processor, in time, whatever fails on its way."""
 
 import json
+import math
 import sys
 import time
 from contextlib import suppress
@@ -66,18 +67,18 @@ def test_a_row_that_fails_is_written_down_and_the_rest_goes_on(log):
         raise RuntimeError("the card is gone\nand more")
 
     log.row("table", {"way": "a"}, fails)
-    log.row("table", {"way": "b"}, lambda: {"seconds": 1.5})
+    log.row("table", {"way": "b"}, lambda: {"seconds": 1.5, "dB": math.nan})
     log.part("part", log.until, fails)
     assert log.tables["table"] == [
         {"way": "a", STATE: "failed: RuntimeError: the card is gone"},
-        {"way": "b", "seconds": 1.5},
+        {"way": "b", "seconds": 1.5, "dB": "nan"},
     ]
     assert log.tables["part"] == [{STATE: "failed: RuntimeError: the card is gone"}]
     assert table(log.tables["table"]).splitlines() == [
-        "| way | seconds | state |",
-        "| --- | --- | --- |",
-        "| a |  | failed: RuntimeError: the card is gone |",
-        "| b | 1.5 |  |",
+        "| way | seconds | dB | state |",
+        "| --- | --- | --- | --- |",
+        "| a |  |  | failed: RuntimeError: the card is gone |",
+        "| b | 1.5 | nan |  |",
     ]
 
 
