@@ -102,8 +102,14 @@ class Updater:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned, at the rates and the weight decay that are configured now."""
+        now = [(group["initial_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(dict(state["schedule"]))
+        self.schedule.load_state_dict({**state["schedule"], "base_lrs": [rate for rate, _ in now]})
+        factors = zip(self.schedule.lr_lambdas, now, self.optimizer.param_groups, strict=True)
+        for factor, (rate, decay), group in factors:
+            group |= {"initial_lr": rate, "weight_decay": decay}
+            group["lr"] = rate * factor(self.schedule.last_epoch)
+        self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler.load_state_dict(state["scaler"])
         self.guard.restore(state["guard"])
