@@ -81,10 +81,12 @@ class RunConfig:
     """Steps between two checkpoints with the full state; the last step always writes both."""
     keep_last: int = 5
     """Checkpoints and states that are kept, the newest; 0 keeps all."""
-    best_by: Literal["none", "psnr", "ssim"] = "none"
-    """Keep the checkpoint that restores the sample pictures best by this measure as osediff_best."""
-    resume: bool = False
-    """Go on from the newest state in `out`; begin at the beginning where there is none."""
+    best_by: Literal["none", "psnr", "ssim", "perceptual"] = "none"
+    """Keep the checkpoint that restores the sample pictures best by this measure as osediff_best;
+    "perceptual" is the perceptual term of the loss, LPIPS say."""
+    resume: bool | Literal["changed"] = False
+    """Go on from the newest state in `out`; begin at the beginning where there is none. "changed": go on with
+    another learning rate, schedule, weight decay or clipping than the state's."""
     signals_every: int = 0
     """Steps between two measurements of each loss's own gradient norm, which cost a step each; 0: none."""
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
@@ -121,6 +123,9 @@ class TrainConfig:
 
     def _check_loss(self) -> None:
         loss = self.loss
+        none = loss.perceptual == "none" or not loss.lambda_perceptual
+        sentence = 'run.best_by = "perceptual" needs loss.perceptual and loss.lambda_perceptual'
+        _require(not (self.run.best_by == "perceptual" and none), sentence)
         for kind in ("vsd", "critic"):
             first, last = getattr(loss, f"{kind}_first_step"), getattr(loss, f"{kind}_last_step")
             names = f"loss.{kind}_first_step and loss.{kind}_last_step"

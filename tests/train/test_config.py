@@ -173,6 +173,19 @@ def test_a_word_means_what_its_key_wants(written, monkeypatch, word, joined):
     assert (seen[1].run.resume, seen[1].degradation.sharpen) == (word.lower() == "true",) * 2
 
 
+def test_going_on_may_be_a_word_and_no_other(written, monkeypatch):
+    seen = []
+    monkeypatch.setattr("train.engine.loop.train", lambda config: seen.append(config) or Path("weights"))
+    assert main([str(written('[run]\nresume = "changed"'))]) == 0
+    assert main([str(written("")), "--run.resume", "changed"]) == 0
+    assert [config.run.resume for config in seen] == ["changed", "changed"]
+    assert read_config(TrainConfig, written(to_toml(seen[0]))) == seen[0]
+    with pytest.raises(OSEDiffError, match="of type bool or one of 'changed', got 'chnged'"):
+        read_config(TrainConfig, written('[run]\nresume = "chnged"'))
+    with pytest.raises(OSEDiffError, match="got 1"):
+        read_config(TrainConfig, written("[run]\nresume = 1"))
+
+
 def test_help_shows_booleans_as_they_are_written(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from train.data import (
     DataConfig,
     PictureDataset,
     build_dataset,
+    build_validation,
     degrade_batch,
     draw_crop,
     find_pictures,
@@ -249,6 +251,42 @@ def test_folders_are_looked_through_once_where_workers_read(
     assert len(looked) == looks
     assert len(shown.sources[0].items) == (1 if validation else 5)
     assert validation or torch.equal(shown[0]["hq"], trained[0]["hq"])
+
+
+def test_real_pairs_may_be_validation_pictures(tmp_path, folder, config):
+    hq, lq = ramp_pair(tmp_path)
+    pairs = {"validation": (str(folder), str(hq)), "validation_lq": ("", str(lq))}
+    made = config(data={"sources": (str(folder),), "crop": 24, "flip_prob": 0.0, **pairs})
+    shown = build_validation(made.data, made.degradation, made.run.seed)
+    samples = [shown[number] for number in range(12)]
+    paired = {Path(s["name"]).name: bool(s["remarks"][REMARKS.index("paired")]) for s in samples}
+    assert paired.pop("a_HR.png")
+    assert paired
+    assert not any(paired.values())
+    assert sum(name.startswith("1/LQ ") for name, _ in shown.listing()) == 1
+    real = next(s for s in samples if Path(s["name"]).name == "a_HR.png")
+    means, there = (real[half].unfold(1, 4, 4).unfold(2, 4, 4).mean((-1, -2)) for half in ("hq", "lq"))
+    assert (means - there)[:2, 2:-2, 2:-2].abs().max() < 20 / 255  # an LQ pixel is 16 levels
+    with pytest.raises(OSEDiffError, match=r"one entry for each of the 2 data\.validation, got 1"):
+        replace(made.data, validation_lq=(str(lq),))
+
+
+def test_the_best_by_the_perceptual_term_is_the_lowest(config, folder):
+    made = config(run={"best_by": "perceptual"}, data={"validation": (str(folder),)})
+    shown = Validation(made, SimpleNamespace(), None, lambda sr, hq: (sr - hq).abs().mean((1, 2, 3)))
+    hq = torch.full((2, 3, 16, 16), 0.5)
+    assert shown.worth(hq + 0.1, hq) == pytest.approx(-0.2)  # of pictures in [-1, 1]
+    assert shown.worth(hq + 0.1, hq) < shown.worth(hq, hq) == 0
+    with pytest.raises(OSEDiffError, match=r'run\.best_by = "perceptual" needs loss\.perceptual'):
+        replace(made, loss=replace(made.loss, perceptual="none"))
+
+
+def test_validation_pictures_are_read_once(config, folder):
+    made = config(run={"sample_count": 2}, data={"validation": (str(folder),)})
+    read = []
+    shown = Validation(made, SimpleNamespace(batch=lambda sample: read.append(sample) or "batch"), None, None)
+    assert (shown.batch, shown.batch, len(read)) == ("batch", "batch", 1)
+    assert read[0]["hq"].shape == (2, 3, 64, 64)
 
 
 def test_sources_expand_in_order_and_repeat(folder):

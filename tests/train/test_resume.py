@@ -23,6 +23,7 @@ from train.engine.state import FREE, newest_state, read_state, write_state
 from train.objectives.objective import Objective
 from train.optim.ema import RunningAverage
 from train.optim.guard import Guard
+from train.optim.optimizers import rate_factor
 
 SPEC = importlib.util.spec_from_file_location(
     "kill_and_resume", Path(__file__).with_name("kill_and_resume.py")
@@ -179,6 +180,45 @@ def test_the_state_of_another_configuration_is_refused_by_name(begun, section, s
     with pytest.raises(OSEDiffError) as error:
         train(other)
     assert [word for word in [*words, "init_from"] if word not in str(error.value)] == []
+
+
+def test_a_changed_rate_is_gone_on_with_where_that_is_said(begun, whole, caplog):
+    """The moments stay, so that the first step after it is another only by its length."""
+    config = replace(begun, optim=replace(begun.optim, learning_rate=0.01, weight_decay=0.0))
+    with pytest.raises(OSEDiffError, match=r'go on with them by run\.resume = "changed", or begin'):
+        train(again(config))
+    changed = replace(config, run=replace(config.run, resume="changed"))
+    trainer = Trainer(changed, build_dataset(begun.data, begun.degradation, 0), Accelerator(cpu=True))
+    caplog.set_level("INFO")
+    trainer.resume()
+    assert "optim.learning_rate (0.001 then, 0.01 now); optim.weight_decay" in caplog.text
+    state = read_state(newest_state(Path(begun.run.out)))
+    for updater, name in (
+        (trainer.stepper.generator_optimizer, "generator_updater"),
+        (trainer.stepper.opponents["critic"].updater, "critic_updater"),
+    ):
+        there, now = state[name]["optimizer"], updater.optimizer.state_dict()
+        assert all(torch.equal(there["state"][n]["exp_avg"], s["exp_avg"]) for n, s in now["state"].items())
+        steps, after = updater.schedule.last_epoch, [group["lr"] for group in now["param_groups"]]
+        factor = rate_factor(steps, begun.optim.warmup_steps, begun.optim.decay_steps)
+        before = [group["lr"] for group in there["param_groups"]]
+        assert after == pytest.approx([10 * rate for rate in before])
+        assert updater.learning_rate == after[0] == 0.01 * factor
+        assert {group["weight_decay"] for group in now["param_groups"]} == {0.0}
+        updater.schedule.step()
+        following = rate_factor(steps + 1, begun.optim.warmup_steps, begun.optim.decay_steps)
+        assert updater.learning_rate == pytest.approx(0.01 * following)
+
+
+def test_what_makes_another_run_is_refused_with_that_word_too(begun):
+    other = replace(begun, run=replace(begun.run, resume="changed", mixed_precision="bf16"))
+    with pytest.raises(OSEDiffError, match=r"run\.mixed_precision .*: restore the settings, or begin"):
+        train(other)
+
+
+def test_that_word_alone_changes_nothing(whole, begun):
+    train(replace(begun, run=replace(begun.run, resume="changed")))
+    assert differences(end_of(whole), end_of(begun)) == []
 
 
 def test_the_state_of_another_base_is_refused(begun, tmp_path, micro):

@@ -14,12 +14,30 @@ from train.objectives.objective import Opponent
 from train.small_problem import base, measures, runs
 from train.small_problem.base import BlockVAE, generated, trained_base
 from train.small_problem.measures import Measured, energy_distance, measured, real
-from train.small_problem.runs import CONFIG, LOSSES, ROWS, SETTINGS, Point, Result, row_config, run_all
-from train.small_problem.tables import curves, differences, references, settings_table, table, write_picture
+from train.small_problem.runs import (
+    BEYOND,
+    CONFIG,
+    LOSSES,
+    ROWS,
+    SETTINGS,
+    Point,
+    Result,
+    row_config,
+    run_all,
+)
+from train.small_problem.tables import (
+    beyond_table,
+    curves,
+    differences,
+    references,
+    settings_table,
+    table,
+    write_picture,
+)
 from train.small_problem.textures import SIDE, degraded, samples
 
 PLAIN, VSD, CSD = LOSSES
-NO_CRITIC = (PLAIN, CSD)
+NO_CRITIC = (PLAIN, CSD, "target score matching")
 SHARE = 0.4
 """Of the distance without VSD, that VSD must come below; three seeds had 0.19 to 0.23 (docs/ablation.md)."""
 
@@ -94,6 +112,9 @@ def test_rows_differ_in_what_they_are_named_for(shared):
     assert all(replace(c, loss=shared.loss, run=shared.run) == shared for c in losses)
     on = [(c.loss.lambda_vsd > 0, c.loss.lambda_csd > 0) for c in losses]
     assert on == [(False, False), (True, False), (False, True)]
+    beyond = [made[row].loss for row in BEYOND]
+    assert [loss.lambda_tsm for loss in beyond] == [1.0, 0.3, 0.0]
+    assert [loss.lambda_diffusion_gan > 0 for loss in beyond] == [False, False, True]
     studied = [made[row] for row in (VSD, *SETTINGS)]
     assert all(c.loss.lambda_vsd > 0 and c.loss.lambda_csd == 0 for c in studied)
     assert all(one != other for one, other in itertools.combinations(studied, 2))
@@ -116,18 +137,21 @@ def test_tables_say_how_near_runs_end_and_how_far_they_stray():
     assert "| with VSD | 0.0200 ± 0.0000 | 0.0400 ± 0.0000 | 0.1050 ± 0.0050 |" in settings_table(results)
     lines = curves(results).splitlines()
     assert "| with VSD: distance × 1000 | 900 (900–900) | 105 (100–110) | 40 (40–40) |" in lines
+    assert beyond_table(results).splitlines()[3] == table(results, {}).splitlines()[3]  # with VSD
+    rows = [line.split(" |")[0] for line in beyond_table(results).splitlines()[4:]]
+    assert rows == [f"| {row}" for row in BEYOND]
     assert "| with VSD: critic's loss | 0.1 (0.1–0.1) | 0.2 (0.2–0.2) | 0.3 (0.3–0.3) |" in lines
 
 
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again_and_ends_in_tables_and_a_picture(hurried, tmp_path, monkeypatch):
-    results = run_all(hurried, 2)
+    results = run_all(hurried, 2, list(ROWS))
     assert [(r.row, r.seed) for r in results] == [(row, seed) for seed in (0, 1) for row in ROWS]
     ends = {(r.row, r.seed): r.end.psnr for r in results}
     assert len({ends[row, seed] for row in (PLAIN, VSD) for seed in (0, 1)}) == 4
     assert all((point.critic > 0) == (r.row not in NO_CRITIC) for r in results for point in r.points)
     monkeypatch.setattr(runs, "run_row", lambda *_: pytest.fail("trained again"))
-    assert run_all(hurried, 2) == results
+    assert run_all(hurried, 2, list(ROWS)) == results
     folder = tmp_path / "run"
     assert f"| {PLAIN} | {results[0].end.energy:.4f}" not in table(results, references(folder))  # a mean
     assert all(f"| {row} |" in table(results, references(folder)) for row in LOSSES)
@@ -137,15 +161,14 @@ def test_what_is_done_is_not_done_again_and_ends_in_tables_and_a_picture(hurried
 
 @pytest.mark.slow
 def test_a_run_of_other_settings_or_of_another_base_is_trained_anew(hurried, monkeypatch):
-    monkeypatch.setattr(runs, "ROWS", LOSSES)
-    first = run_all(hurried, 1)
+    first = run_all(hurried, 1, list(LOSSES))
     other = replace(hurried, loss=replace(hurried.loss, vsd_last_step=500))
-    again = run_all(other, 1)
+    again = run_all(other, 1, list(LOSSES))
     assert [a == b for a, b in zip(first, again, strict=True)] == [False] * len(LOSSES)  # all name it
     assert again[0].end == first[0].end  # but it changes what uses a teacher alone
     assert again[1].end != first[1].end
     monkeypatch.setattr(base, "PRIOR", replace(base.PRIOR, lr=1e-2))
-    assert run_all(other, 1)[0].end != first[0].end
+    assert run_all(other, 1, list(LOSSES))[0].end != first[0].end
 
 
 # ---- that VSD shows: minutes ------------------------------------------------------------------------

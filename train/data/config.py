@@ -23,6 +23,8 @@ class DataConfig:
     validation: tuple[str, ...] = ()
     """Pictures that are never trained on, named like the sources: the samples shown and measured are theirs,
     in a fixed degradation; empty: the first training samples."""
+    validation_lq: tuple[str, ...] = ()
+    """For each of `validation` the source with its real LQ pictures, like `lq_sources`."""
     crop: int = 512
     """Side of the crops, pixels (published: 512); smaller pictures are continued by reflection."""
     whole: bool = False
@@ -61,12 +63,12 @@ class DataConfig:
         self._check_lists()
 
     def _check_lists(self) -> None:
-        for name in ("weights", "lq_sources"):
-            given = len(getattr(self, name))
-            if given and given != len(self.sources):
+        for name, of in (("weights", "sources"), ("lq_sources", "sources"), ("validation_lq", "validation")):
+            given, wanted = len(getattr(self, name)), len(getattr(self, of))
+            if given and given != wanted:
                 raise OSEDiffError(
-                    f"data.{name} must be empty or have one entry for each of the {len(self.sources)} "
-                    f"data.sources, got {given}."
+                    f"data.{name} must be empty or have one entry for each of the {wanted} data.{of}, "
+                    f"got {given}."
                 )
         if self.weights and not (min(self.weights) >= 0 and 0 < sum(self.weights) < float("inf")):
             raise OSEDiffError(f"data.weights must be 0 or more, and not all 0, got {self.weights}.")

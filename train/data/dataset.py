@@ -52,7 +52,9 @@ def build_validation(data: DataConfig, degradation: DegradationConfig, seed: int
     """Make the data set whose first samples are shown and measured during the run."""
     if not data.validation:
         return build_dataset(data, degradation, seed)
-    held_out = replace(data, sources=data.validation, weights=(), lq_sources=())
+    equal = (1.0,) * len(data.validation) if any(data.validation_lq) else ()  # pairs are not pooled
+    own = {"sources": data.validation, "lq_sources": data.validation_lq, "weights": equal}
+    held_out = replace(data, **own, validation=(), validation_lq=())
     return build_dataset(held_out, degradation, seed)
 
 

@@ -94,7 +94,7 @@ def _networks(trainer: Trainer) -> Iterator[str]:
         groups.setdefault(f"generator, {part}", []).append(tensor)
     for opponent in trainer.stepper.opponents.values():
         for name, tensor in opponent.parameters.items():
-            part = "UNet LoRA" if ".lora_" in name else "in full"
+            part = "UNet LoRA" if ".lora_" in name else "own layers"
             groups.setdefault(f"{opponent.name}, {part}", []).append(tensor)
     trained = [tensor for tensors in groups.values() for tensor in tensors]
     yield f"base       {config.model.base or 'the bundled demo'}"

@@ -317,12 +317,11 @@ class Trainer:
 
     def _is_best(self) -> bool:
         """Measure the sample pictures, where that is asked for, and remember the best value."""
-        name = self.config.run.best_by
-        if name == "none":
+        if self.config.run.best_by == "none":
             return False
         with self._exported():
             _, sr, hq = self.validation.restored()
-        value = self.validation.measured(sr, hq)[name]
+        value = self.validation.worth(sr, hq)
         if value <= self.best:
             return False
         self.best = value

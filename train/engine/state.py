@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow")
-PLACES = {"data.sources", "data.lq_sources", "data.validation"}
+PLACES = {"data.sources", "data.lq_sources", "data.validation", "data.validation_lq"}
 """Where the pictures lie. The pictures are compared, not the places."""
 FREE = {
     "model.base", "model.vocabulary", "model.init_from", "model.licence", "data.cache_mb",
@@ -41,6 +41,11 @@ FREE = {
 }  # fmt: skip
 """Settings that may differ between a state and the run that takes it up. The base itself is compared, not its
 path, and of batch sizes their product over processes and rounds."""
+CHANGEABLE = {
+    "optim.learning_rate", "optim.output_lr_scale", "optim.warmup_steps", "optim.decay_steps",
+    "optim.weight_decay", "optim.max_grad_norm",
+}  # fmt: skip
+"""Settings that may differ too where `run.resume` is "changed": the optimizers go on with the new ones."""
 PACE = {
     "optim.max_skipped", "optim.skip_above", "run.steps", "run.batch_size", "run.accumulation",
     "run.checkpoint_every",
@@ -180,11 +185,16 @@ def check_same_run(
     then, now = dict(_settings(parse_toml(state["config"]))), dict(_settings(dataclasses.asdict(config)))
     plain = dict(_settings(dataclasses.asdict(TrainConfig())))  # for settings that came after the state
     free = FREE | PLACES if "pictures" in state else FREE  # states from before listed no pictures
-    differences = [
-        f"{key} ({then.get(key, plain.get(key))!r} then, {now.get(key)!r} now)"
+    other = {
+        key: f"{key} ({then.get(key, plain.get(key))!r} then, {now.get(key)!r} now)"
         for key in sorted((then.keys() | now.keys()) - free)
         if then.get(key, plain.get(key)) != now.get(key)
-    ]
+    }
+    changed = {key: said for key, said in other.items() if key in CHANGEABLE}
+    if changed and config.run.resume == "changed":
+        log.info("Going on with other settings: %s.", "; ".join(changed.values()))
+        other = {key: said for key, said in other.items() if key not in changed}
+    differences = list(other.values())
     if state["global_batch"] != global_batch:
         differences.append(f"pictures per step ({state['global_batch']} then, {global_batch} now)")
     if state["base"] != base:
@@ -192,15 +202,14 @@ def check_same_run(
     if "pictures" in state:
         differences += _other_pictures(read_pictures(state["pictures"]), pictures)
     if differences:
+        go_on = 'go on with them by run.resume = "changed", ' if differences == list(changed.values()) else ""
         raise OSEDiffError(
             f"{path} belongs to another run, different in {'; '.join(differences)}: restore the settings, "
-            "or begin a run of its own with run.out and model.init_from"
+            f"{go_on}or begin a run of its own with run.out and model.init_from"
         )
-    changed = [
-        name for name, version in library_versions().items() if state["libraries"].get(name) != version
-    ]
-    if changed:
-        log.warning("Resuming with other versions of %s: the last bits may differ.", ", ".join(changed))
+    newer = [name for name, version in library_versions().items() if state["libraries"].get(name) != version]
+    if newer:
+        log.warning("Resuming with other versions of %s: the last bits may differ.", ", ".join(newer))
 
 
 def _other_pictures(then: Pictures, now: Pictures) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -10,6 +12,7 @@ from ..config import TrainConfig
 from ..data import build_validation
 from ..evaluation.fidelity import psnr_y, ssim_y
 from ..networks.backbone import Backbone
+from ..objectives.batch import Batch
 from ..objectives.objective import PerceptualLoss
 from .feed import Feed
 
@@ -29,11 +32,16 @@ class Validation:
         else:
             self.dataset = build_validation(config.data, config.degradation, config.run.seed)
 
+    @cached_property
+    def batch(self) -> Batch:
+        """The samples, read and degraded once."""
+        samples = [self.dataset[index] for index in range(self.config.run.sample_count)]
+        return self.feed.batch(default_collate(samples))
+
     @torch.no_grad()
     def restored(self) -> tuple[Tensor, Tensor, Tensor]:
         """Restore the samples with the generator as it is: lq, sr, hq, (N, 3, H, W) in [0, 1] each."""
-        samples = [self.dataset[index] for index in range(self.config.run.sample_count)]
-        batch = self.feed.batch(default_collate(samples))
+        batch = self.batch
         assert batch.prompt_embeds is not None  # `feed.batch` embeds the prompts
         sr, _ = self.backbone.generate(batch.lq, batch.prompt_embeds, None)  # (N, 3, H, W)
         return batch.lq, sr, batch.hq
@@ -45,6 +53,11 @@ class Validation:
         if self.perceptual is not None:
             values[self.config.loss.perceptual] = self.perceptual(sr * 2 - 1, hq * 2 - 1).mean().item()
         return values
+
+    def worth(self, sr: Tensor, hq: Tensor) -> float:
+        """Measure restored samples as `run.best_by` asks: more is better."""
+        name, values = self.config.run.best_by, self.measured(sr, hq)
+        return -values[self.config.loss.perceptual] if name == "perceptual" else values[name]
 
     def agreement(self, sr: Tensor) -> float:
         """Measure how near the generator as it is comes to sr, what another restored: PSNR of Y, dB."""

@@ -150,8 +150,11 @@ class Backbone:
         The way up is computed too, and thrown away: the UNet has no way to stop.
         """
         seen: list[Tensor] = []
-        middle = self.model.unet.mid_block.resnets[-1]
-        hook = middle.register_forward_hook(lambda _, __, output: seen.append(output))
+
+        def look(_: nn.Module, __: tuple, output: Tensor) -> None:
+            seen.append(output)
+
+        hook = self.model.unet.mid_block.resnets[-1].register_forward_hook(look)
         try:
             self.critic(z_t, timesteps, prompt_embeds)
         finally:

@@ -103,11 +103,15 @@ class Updater:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        fused = self.optimizer.defaults["fused"]
+        """Go on from what `state` returned, at the rates and the weight decay that are configured now."""
+        now = [(group["initial_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
+        fused = self.optimizer.defaults["fused"]  # what this device has, and not the one that wrote the state
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            group["fused"] = fused  # what this device has, and not the one that wrote the state
-        self.schedule.load_state_dict(dict(state["schedule"]))
+        self.schedule.load_state_dict({**state["schedule"], "base_lrs": [rate for rate, _ in now]})
+        factors = zip(self.schedule.lr_lambdas, now, self.optimizer.param_groups, strict=True)
+        for factor, (rate, decay), group in factors:
+            group |= {"initial_lr": rate, "weight_decay": decay, "fused": fused}
+            group["lr"] = rate * factor(self.schedule.last_epoch)
+        self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler.load_state_dict(state["scaler"])
         self.guard.restore(state["guard"])

@@ -106,7 +106,13 @@ def _typed(value: Any, kind: Any, name: str) -> Any:  # noqa: ANN401
     """Check a TOML value against a field's type; an int becomes a float, a list a tuple, where asked for."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return _typed(value, next(a for a in args if a is not type(None)), name)
+        kind, *others = (a for a in args if a is not type(None))
+        words = [word for other in others for word in get_args(other)]  # what may stand in its place
+        if value in words:
+            return value
+        said = f"of type {getattr(kind, '__name__', kind)} or one of {', '.join(map(repr, words))}"
+        _require(not words or _is_of(value, kind), f"`{name}` must be {said}, got {value!r}")
+        return _typed(value, kind, name)
     if origin is Literal:
         _require(value in args, f"`{name}` must be one of {', '.join(map(repr, args))}, got {value!r}")
         return value
@@ -118,9 +124,13 @@ def _typed(value: Any, kind: Any, name: str) -> Any:  # noqa: ANN401
         return origin(_typed(v, k, f"{name}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
-    _require(fits, f"`{name}` must be of type {kind.__name__}, got {value!r}")
+    _require(_is_of(value, kind), f"`{name}` must be of type {kind.__name__}, got {value!r}")
     return value
+
+
+def _is_of(value: Any, kind: Any) -> bool:  # noqa: ANN401
+    """Tell whether a value is of a plain type."""
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
 def _toml_value(value: Any) -> str:  # noqa: ANN401

@@ -37,6 +37,15 @@ PROMPTS = ("", "blurry")
 """What the UNet is told: nothing, or that the picture is spoiled, which CSD turns away from."""
 
 
+class BlockEncoder(nn.Module):
+    """Puts the grey of 2 x 2 pixels into one place of the latent."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the moments (B, 2 C, h, w) of x (B, 3, H, W) in [-1, 1]: no deviation."""
+        z = F.pixel_unshuffle(x.mean(1, keepdim=True), BLOCK)  # (B, C, h, w)
+        return torch.cat([z, torch.full_like(z, LOG_VARIANCE[0])], dim=1)
+
+
 class BlockVAE(nn.Module):
     """In the VAE's place: a latent is the grey of 2 x 2 pixels, and comes back as it was."""
 
@@ -46,11 +55,11 @@ class BlockVAE(nn.Module):
             block_out_channels=(1, 1), latent_channels=CHANNELS, scaling_factor=1 / DEVIATION
         )
         self.dtype = torch.float32
+        self.encoder, self.quant_conv = BlockEncoder(), None
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the moments (B, 2 C, h, w) of x (B, 3, H, W) in [-1, 1]: no deviation."""
-        z = F.pixel_unshuffle(x.mean(1, keepdim=True), BLOCK)  # (B, C, h, w)
-        return torch.cat([z, torch.full_like(z, LOG_VARIANCE[0])], dim=1)
+        """Return the moments (B, 2 C, h, w) of x (B, 3, H, W) in [-1, 1]."""
+        return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the picture (B, 3, H, W) of latents (B, C, h, w)."""

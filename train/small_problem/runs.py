@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..engine.steps import Stepper
 from ..networks.backbone import Backbone
 from ..objectives.batch import Batch
 from ..objectives.draws import draw
-from ..objectives.registry import uses_critic
+from ..objectives.registry import uses_critic, uses_hq_latents
 from ..optim.ema import RunningAverage
 from ..programs.tables import to_toml
 from ..randomness.streams import stream
@@ -53,7 +53,13 @@ SETTINGS: dict[str, Changes] = {
     },
 }
 """Rows of the second table: VSD with one setting changed, to see which of them let it settle."""
-ROWS = LOSSES | SETTINGS
+BEYOND: dict[str, Changes] = {
+    "target score matching": {"loss": {"lambda_vsd": 0.0, "lambda_tsm": 1.0}},
+    "VSD and target score matching": {"loss": {"lambda_vsd": 0.7, "lambda_tsm": 0.3}},
+    "VSD and a GAN on the critic's features": {"loss": {"lambda_diffusion_gan": 1e-3}},
+}
+"""Rows of the third table: objectives that the paper does not have, in their papers' shares."""
+ROWS = LOSSES | SETTINGS | BEYOND
 POINTS = 6
 """How often a run is measured, its end included."""
 SHOWN = 8
@@ -97,7 +103,8 @@ class SmallTraining:
         """Add the adapters to the base, in place."""
         self.config, self.device = config, torch.device("cpu")
         seed = config.run.seed
-        self.backbone = Backbone(model, config.model, stream(seed, "weights"), uses_critic(config.loss))
+        loss, weights = config.loss, stream(seed, "weights")
+        self.backbone = Backbone(model, config.model, weights, uses_critic(loss), uses_hq_latents(loss))
         self.backbone.merge_adapters()
         self.prompt, negative = embeddings().split(1)  # (1, 1, D) each
         self.stepper = Stepper(self.backbone, config, None, self.prompt, negative)
@@ -148,14 +155,14 @@ def description(config: TrainConfig) -> str:
     return f"{to_toml(config)}\n# base {base_path(Path()).stem}\n"
 
 
-def run_all(shared: TrainConfig, seeds: int) -> list[Result]:
+def run_all(shared: TrainConfig, seeds: int, rows: Sequence[str]) -> list[Result]:
     """Train and measure what has no result yet, seed by seed; all is kept in the run's folder."""
     folder = Path(shared.run.out)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     results = []
     for seed in range(seeds):
-        for row in ROWS:
+        for row in rows:
             config = row_config(shared, row, seed)
             path = folder / f"{list(ROWS).index(row)}_{seed}.json"
             found = read_result(path)

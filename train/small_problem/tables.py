@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from ..evaluation.seeds import beyond_chance, spread
 from ..watch.report import contact_sheet
 from .base import generated, trained_base
 from .measures import Measured, measure, measured, real, spoiled
-from .runs import LOSSES, SETTINGS, SHOWN, Point, Result, shown_path
+from .runs import BEYOND, LOSSES, SETTINGS, SHOWN, Point, Result, shown_path
 
 ENLARGED = 4
 """Times that the picture's pixels are repeated."""
@@ -46,13 +46,23 @@ def table(results: list[Result], compared: dict[str, Measured]) -> str:
     for name, values in compared.items():
         psnr = f"{values.psnr:.3f}" if name.startswith("LQ") else "–"  # the others restore nothing
         lines.append(f"| {name} | {values.energy:.4f} | {psnr} | {values.contrast:.3f} |")
-    for row in LOSSES:
+    return "\n".join([*lines, *_ends(results, list(LOSSES))])
+
+
+def beyond_table(results: list[Result]) -> str:
+    """Lay out the ends of the runs with objectives that the paper does not have, below two that it has."""
+    lines = [f"| | {' | '.join(MEASURES.values())} |", "|---" * (len(MEASURES) + 1) + "|"]
+    return "\n".join([*lines, *_ends(results, [PLAIN, VSD, *BEYOND])])
+
+
+def _ends(results: list[Result], rows: list[str]) -> Iterator[str]:
+    """Write a line for each row: what its runs end with, mean ± standard error over seeds."""
+    for row in rows:
         ends = [result.end for result in results if result.row == row]
         cells = [
             spread([getattr(end, name) for end in ends], 4 if name == "energy" else 3) for name in MEASURES
         ]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        yield f"| {row} | {' | '.join(cells)} |"
 
 
 def differences(results: list[Result]) -> str:
