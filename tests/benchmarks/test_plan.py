@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.plan import one_row
+from osediff_core.pipeline.plan import OVERHEAD
 
 
 @pytest.mark.slow
@@ -15,4 +16,5 @@ def test_the_demos_peaks(row):
     command = [sys.executable, "-m", "benchmarks.plan", "--one", *row]
     planned, measured = one_row(command)
     print(f"planned {planned / 2**20:.0f} MiB, measured {measured / 2**20:.0f} MiB")
-    assert measured <= planned <= 1.25 * measured
+    # A quarter above, and the reserve for what allocators take, which is much of what a small picture takes.
+    assert measured <= planned <= 1.25 * measured + OVERHEAD
