@@ -42,7 +42,7 @@ def can_import(module: str) -> bool:
 
 
 def said(program: str) -> str:
-    """What a line of Python prints in the virtual environment."""
+    """Return what a line of Python prints in the virtual environment."""
     return subprocess.run([str(PYTHON), "-c", program], capture_output=True, text=True, check=True).stdout
 
 

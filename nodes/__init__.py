@@ -23,7 +23,7 @@ class OSEDiffExtension(ComfyExtension):
     """The pack as ComfyUI sees it."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """The node classes, in the order of the graph."""
+        """Return the node classes, in the order of the graph."""
         return [
             OSEDiffLoader,
             OSEDiffDAPELoader,
@@ -40,6 +40,6 @@ class OSEDiffExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> ComfyExtension:
-    """What ComfyUI calls once when it starts."""
+    """Return the extension: ComfyUI calls this once when it starts."""
     register_model_folder()
     return OSEDiffExtension()

@@ -32,7 +32,7 @@ class OSEDiffApply(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What goes in is not changed."""
+        """Describe the node; what goes in is not changed."""
         return io.Schema(
             node_id="OSEDiffApply",
             display_name="OSEDiff Apply (native)",
@@ -68,7 +68,7 @@ class OSEDiffApply(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, weights: str, **_rest: object) -> tuple[object, ...]:
-        """A file that was replaced under the same name is read again."""
+        """Tell a replaced file of the same name apart, so that it is read again."""
         return () if weights == MERGED else fingerprint(resolve(weights, native_weights(), "checkpoint"))
 
     @classmethod

@@ -46,7 +46,7 @@ class ManagedTagger(ManagedWhole):
         self._tagger = tagger
 
     def load(self) -> Tagger:
-        """The tagger on ComfyUI's device."""
+        """Return the tagger on ComfyUI's device."""
         self.move_in(WORKING_MEMORY)
         return self._tagger
 
@@ -56,7 +56,7 @@ class OSEDiffDAPELoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The lists are read anew at every refresh of the page."""
+        """Describe the node; the lists are read anew at every refresh of the page."""
         files = list(tagger_paths()) or [NO_TAGGER]
         return io.Schema(
             node_id="OSEDiffDAPELoader",
@@ -93,14 +93,17 @@ class OSEDiffDAPELoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, tagger: str, dape: str, antialias: bool) -> tuple[object, ...]:
-        """A file that was replaced under the same name is loaded again."""
+        """Tell a replaced file of the same name apart, so that it is loaded again."""
         names = [tagger] if dape == FOLDED else [tagger, dape]
         return tuple(fingerprint(resolve(name, tagger_paths(), "tagger")) for name in names)
 
     @classmethod
     @in_a_sentence
     def execute(cls, tagger: str, dape: str, antialias: bool) -> io.NodeOutput:
-        """Raises OSEDiffError where a file is broken, or the files do not belong together."""
+        """Load the tagger.
+
+        Raises OSEDiffError where a file is broken, or the files do not belong together.
+        """
         files = tagger_paths()
         loaded = Tagger.from_pretrained(
             resolve(tagger, files, "tagger"),
@@ -175,7 +178,7 @@ class OSEDiffDAPEPrompt(io.ComfyNode):
     def execute(
         cls, dape: ManagedTagger, image: Tensor, threshold_offset: float, leave_out: str, extra_text: str
     ) -> io.NodeOutput:
-        """A STRING for all pictures, and a list of one for each; the tags are shown on the node."""
+        """Return a STRING for all pictures, and a list of one for each; show the tags on the node."""
         colours, _alpha = split_image(image)  # (B, 3, H, W)
         unwanted, tagger = split_words(leave_out), dape.load()
 
@@ -199,7 +202,10 @@ class OSEDiffDAPEPrompt(io.ComfyNode):
 
 
 def prompts_for(text: str, count: int) -> list[str]:
-    """The prompts of a widget, one for all of so many images or one for each; OSEDiffError for others."""
+    """Return the prompts of a widget, one for all of so many images or one for each.
+
+    OSEDiffError for others.
+    """
     prompts = split_prompts(text)
     if len(prompts) not in (1, count):
         raise OSEDiffError(
@@ -210,7 +216,7 @@ def prompts_for(text: str, count: int) -> list[str]:
 
 
 def one_by_one(colours: Tensor, text: str, prompt: Callable[[Tensor, str], str]) -> list[str]:
-    """A prompt for each image of a batch (B, 3, H, W), with a progress bar; Cancel works between two.
+    """Return a prompt for each image of a batch (B, 3, H, W), with a progress bar; Cancel works between two.
 
     text: the user's own words for all of them, or, parted by lines of three dashes, for each.
     """

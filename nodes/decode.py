@@ -26,7 +26,7 @@ from .runtime import ComfyRuntime
 
 
 def color_input() -> io.Combo.Input:
-    """The colour widget, the same on every node that has one."""
+    """Return the colour widget, the same on every node that has one."""
     return io.Combo.Input(
         "color",
         options=list(COLORS),
@@ -42,7 +42,7 @@ class OSEDiffDecode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The reference gives the colours, and the size where the latent does not know it."""
+        """Describe the node; the reference gives colours, and the size where the latent does not know it."""
         return io.Schema(
             node_id="OSEDiffDecode",
             display_name="OSEDiff Decode",

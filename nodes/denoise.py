@@ -21,7 +21,7 @@ TILES = ("auto", "off", "48", "64", "96", "128", "192", "256")
 
 
 def tile_input() -> io.Combo.Input:
-    """The tile widget, the same on every node that has one."""
+    """Return the tile widget, the same on every node that has one."""
     return io.Combo.Input(
         "tile",
         options=list(TILES),
@@ -33,7 +33,7 @@ def tile_input() -> io.Combo.Input:
 
 
 def overlap_input(optional: bool = False) -> io.Int.Input:
-    """The overlap widget; where it is optional it is among the advanced ones."""
+    """Return the overlap widget; where it is optional it is among the advanced ones."""
     return io.Int.Input(
         "overlap",
         default=32,
@@ -47,7 +47,7 @@ def overlap_input(optional: bool = False) -> io.Int.Input:
 
 
 def detail_input() -> io.Float.Input:
-    """The dial from faithful to generative, the same on every node that has one."""
+    """Return the dial from faithful to generative, the same on every node that has one."""
     return io.Float.Input(
         "detail",
         default=1.0,
@@ -61,7 +61,7 @@ def detail_input() -> io.Float.Input:
 
 
 def tile_value(tile: str) -> str | int:
-    """The core's form of a choice of the tile list."""
+    """Return the core's form of a choice of the tile list."""
     return int(tile) if tile.isdigit() else tile
 
 
@@ -125,7 +125,7 @@ class OSEDiffDenoise(io.ComfyNode):
 
 
 def fitting_overlap(tile: str, overlap: int) -> tuple[int, str]:
-    """The overlap, a third of the tile where it is not less than the tile, and a line that says so."""
+    """Return the overlap, a third of the tile where it is not less than the tile, and a line that says so."""
     side, _ = tile_and_overlap(tile_value(tile), overlap)
     if side is None or overlap < side:
         return overlap, ""

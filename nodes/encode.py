@@ -29,7 +29,7 @@ IMAGE_TIP = (
 
 
 def prompt_input() -> io.String.Input:
-    """The prompt widget, the same on every node that has one."""
+    """Return the prompt widget, the same on every node that has one."""
     return io.String.Input(
         "prompt",
         multiline=True,
@@ -72,7 +72,7 @@ class OSEDiffLQEncode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The resized picture is an output too: Decode takes its colours from it."""
+        """Describe the node; the resized picture is an output too: Decode takes its colours from it."""
         return io.Schema(
             node_id="OSEDiffLQEncode",
             display_name="OSEDiff LQ Encode",

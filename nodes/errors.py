@@ -49,7 +49,7 @@ def in_a_sentence(execute: Callable[Given, Result]) -> Callable[Given, Result]:
 
 
 def without_folders(text: str) -> str:
-    """A text with the files of ComfyUI's model folders by their names there."""
+    """Return a text with the files of ComfyUI's model folders by their names there."""
     known = [folder for folder in FOLDERS if folder in folder_paths.folder_names_and_paths]
     places = [place + os.sep for folder in known for place in folder_paths.get_folder_paths(folder)]
     for place in sorted(places, key=len, reverse=True):

@@ -36,7 +36,7 @@ HELP = (
 
 
 def piece_input() -> io.Combo.Input:
-    """The tile widget of both nodes."""
+    """Return the tile widget of both nodes."""
     return io.Combo.Input(
         "tile",
         options=list(TILES),
@@ -47,7 +47,7 @@ def piece_input() -> io.Combo.Input:
 
 
 def vae_input() -> io.Vae.Input:
-    """The VAE of both nodes."""
+    """Return the VAE of both nodes."""
     return io.Vae.Input(
         "vae", tooltip="Any VAE of the KL family: Stable Diffusion 1, 2, XL and 3, Flux. Others are refused."
     )
@@ -135,7 +135,7 @@ def _one_by_one(
     steps: int,
     run: Callable[[Tensor, VAEPlan, dict[str, Any]], Tensor],
 ) -> Tensor:
-    """What `run` makes of each of a batch, by the first way for which memory suffices."""
+    """Return what `run` makes of each of a batch, by the first way for which memory suffices."""
     managed, report = Managed(vae.patcher), progress_bar()
     device = managed.device
     free = free_beside(managed), int(model_management.get_free_memory(torch.device("cpu")))
@@ -162,7 +162,7 @@ def _run(
     plan: VAEPlan,
     how: dict[str, Any],
 ) -> Tensor:
-    """A half of the VAE, whole or in pieces, as planned."""
+    """Return a half of the VAE, whole or in pieces, as planned."""
     if plan.piece is None:
         return run_whole([layer for _, layer in stages], x.to(how["device"]), how["on_step"])
     return in_pieces(core, x, piece=plan.piece, keep=plan.keep, **how)

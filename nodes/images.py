@@ -15,7 +15,7 @@ EIGHT_BIT_TOLERANCE = 1e-3
 
 
 def split_image(image: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The colours (B, 3, H, W) and, where there is a fourth channel, alpha (B, 1, H, W).
+    """Return the colours (B, 3, H, W) and, where there is a fourth channel, alpha (B, 1, H, W).
 
     Float in [0, 1], or uint8 where the image holds exactly the values of 8-bit pixels: LoadImage divides
     them by 255, and as 8-bit values they are resized to exactly what the command line gives. Grey images
@@ -47,7 +47,7 @@ def _eight_bit(image: Tensor) -> Tensor:
 
 
 def join_image(colours: Tensor, alpha: Tensor | None = None) -> Tensor:
-    """An IMAGE (B, H, W, 3 or 4) on ComfyUI's device and in its dtype for results.
+    """Return an IMAGE (B, H, W, 3 or 4) on ComfyUI's device and in its dtype for results.
 
     colours: (B, 3, H, W) in [0, 1]; alpha: (B, 1, H, W), uint8 or in [0, 1].
     """

@@ -16,7 +16,7 @@ BORDER = 1 / 64  # of the shorter side: how far the change from one to the other
 def keep_regions(
     restored: Tensor, original: Tensor, mask: Tensor, resized: tuple[int, int], middle: tuple[int, int]
 ) -> Tensor:
-    """The restored pictures (B, 3, *middle), with the original, only enlarged, where the mask is 1.
+    """Return the restored pictures (B, 3, *middle), with the original, only enlarged, where the mask is 1.
 
     original: (B, 3, H, W). mask: MASK (1 or B, h, w) in [0, 1], of any size; the border is softened outwards
     and inwards. resized, middle: as the plan enlarged the original. Raises OSEDiffError for a mask of another

@@ -17,7 +17,7 @@ SIZE_KEY = "osediff_size"  # (height, width) of the image without padding
 
 
 def pack_latent(model: OSEDiff, z: Tensor) -> Tensor:
-    """The samples of a LATENT, (B, C, h, w) float32 in ComfyUI's unscaled units, from scaled latents."""
+    """Return a LATENT's samples, (B, C, h, w) float32 in ComfyUI's unscaled units, of scaled latents."""
     return (z.float() / model.scaling_factor).to(model_management.intermediate_device())
 
 
@@ -33,7 +33,7 @@ def unpack_latent(model: OSEDiff, latent: dict[str, Any]) -> Tensor:
 
 
 def true_size(latent: dict[str, Any], decoded: tuple[int, int], reduction: int) -> tuple[int, int] | None:
-    """The size that the LATENT says its image has, or None.
+    """Return the size that the LATENT says its image has, or None.
 
     A latent that was cut or resized on its way still carries the old size: only a size that pads to the
     decoded one is believed.

@@ -33,7 +33,7 @@ class OSEDiffLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The lists are read anew at every refresh of the page."""
+        """Describe the node; the lists are read anew at every refresh of the page."""
         return io.Schema(
             node_id="OSEDiffLoader",
             display_name="OSEDiff Loader",
@@ -88,7 +88,7 @@ class OSEDiffLoader(io.ComfyNode):
     def fingerprint_inputs(
         cls, base: str, weights: str, dtype: str, strength: float, decoder: str = OWN_DECODER
     ) -> tuple[object, ...]:
-        """A file that was replaced under the same name is loaded again."""
+        """Tell a replaced file of the same name apart, so that it is loaded again."""
         files = *chosen(base, weights), chosen_decoder(decoder)
         return tuple(fingerprint(path) for path in files if path is not None)
 
@@ -97,7 +97,10 @@ class OSEDiffLoader(io.ComfyNode):
     def execute(
         cls, base: str, weights: str, dtype: str, strength: float, decoder: str = OWN_DECODER
     ) -> io.NodeOutput:
-        """Raises OSEDiffError where a file is broken, or checkpoint or decoder belong to another base."""
+        """Load.
+
+        Raises OSEDiffError where a file is broken, or checkpoint or decoder belong to another base.
+        """
         model = OSEDiff.from_pretrained(
             *chosen(base, weights),
             strength=strength,
@@ -110,7 +113,7 @@ class OSEDiffLoader(io.ComfyNode):
 
 
 def chosen(base: str, weights: str) -> tuple[Path, Path | None]:
-    """The base and the checkpoint behind the names in the lists, None for one that is in the base already.
+    """Return base and checkpoint behind the names in the lists, None for one that is in the base already.
 
     Raises OSEDiffError where one is gone, or where nothing would be there that can restore.
     """
@@ -123,6 +126,9 @@ def chosen(base: str, weights: str) -> tuple[Path, Path | None]:
 
 
 def chosen_decoder(name: str) -> Path | None:
-    """The file behind a name in the list, None for the base's own decoder; OSEDiffError where it is gone."""
+    """Return the file behind a name in the list, None for the base's own decoder.
+
+    OSEDiffError where it is gone.
+    """
     places: dict[str, Path | None] = {OWN_DECODER: None, **decoder_paths()}
     return resolve(name, places, "decoder")

@@ -72,13 +72,13 @@ class _Holder(torch.nn.Module):
 
 
 def manage(network: UNet | VAE, load: torch.device, offload: torch.device) -> Managed:
-    """A network of the core, as `on_comfy_layers` gives it, under the patcher that core's own models have."""
+    """Put a network, as `on_comfy_layers` gives it, under the patcher that ComfyUI's own models have."""
     kind = getattr(model_patcher, "CoreModelPatcher", model_patcher.ModelPatcher)  # the first is of 2026
     return Managed(kind(network, load_device=load, offload_device=offload))
 
 
 def on_comfy_layers(network: Network, device: torch.device) -> Network:
-    """The same network of ComfyUI's own layers, with the same tensors for weights.
+    """Return the same network of ComfyUI's own layers, with the same tensors for weights.
 
     They bring their weights to the device, and cast them, when they run: so ComfyUI may move in as much of
     the network as there is room for. device: where it will run; where that cannot compute in the weights'
@@ -127,18 +127,21 @@ class ManagedModel:
         self._vae, self._unet = manage(osediff.vae, *vae), manage(osediff.unet, *unet)
 
     def get_models(self) -> list[ModelPatcher]:
-        """What ComfyUI asks of what travels on wires: the patchers that are in use while it does."""
+        """Return what ComfyUI asks of what travels on wires: the patchers that are in use while it does."""
         return [managed.patcher for managed in (self._text, self._vae, self._unet)]
 
     def owner(self, part: Part) -> Managed:
-        """What manages a part of the model: both halves of the VAE come and go together."""
+        """Return what manages a part of the model: both halves of the VAE come and go together."""
         if self.idle.text_encoder in part:
             return self._text
         return self._unet if self.idle.unet in part else self._vae
 
 
 def choose_dtype(name: str) -> torch.dtype:
-    """The dtype of that name; "auto" is ComfyUI's own choice for the device and its command line flags."""
+    """Return the dtype of that name.
+
+    "auto" is ComfyUI's own choice for the device and its command line flags.
+    """
     if name in TYPES:
         return TYPES[name]
     if name != "auto":

@@ -62,7 +62,10 @@ def check_vae(vae: VAE) -> None:
 
 
 def patched_model(model: ModelPatcher, checkpoint: Checkpoint) -> ModelPatcher:
-    """A clone of a MODEL with the UNet's part of a checkpoint as patches; OSEDiffError if it does not fit."""
+    """Return a clone of a MODEL with the UNet's part of a checkpoint as patches.
+
+    OSEDiffError if it does not fit.
+    """
     # The values as they were loaded, without patches of this or other clones that are in place now.
     loaded = {key: kept[0][0] for key, kept in model.get_key_patches(CONV_IN).items()}
     conv_in = {key.replace(CONV_IN, "conv_in."): weight.cpu() for key, weight in loaded.items()}
@@ -72,7 +75,10 @@ def patched_model(model: ModelPatcher, checkpoint: Checkpoint) -> ModelPatcher:
 
 
 def patched_vae(vae: VAE, checkpoint: Checkpoint) -> VAE:
-    """A copy of a VAE with the encoder's part of a checkpoint as patches; OSEDiffError if it does not fit."""
+    """Return a copy of a VAE with the encoder's part of a checkpoint as patches.
+
+    OSEDiffError if it does not fit.
+    """
     lora = vae_patch(checkpoint)
     patched = copy.copy(vae)
     patched.patcher = _with_patches(
@@ -84,7 +90,7 @@ def patched_vae(vae: VAE, checkpoint: Checkpoint) -> VAE:
 def _with_patches(
     patcher: ModelPatcher, lora: Mapping[str, Tensor], names: Mapping[str, str], what: str
 ) -> ModelPatcher:
-    """A clone with a LoRA; names: ComfyUI's key of the weight of each layer that it may have."""
+    """Return a clone with a LoRA; names: ComfyUI's key of the weight of each layer that it may have."""
     shapes = {key: tensor.shape for key, tensor in patcher.model.state_dict().items()}
     layers = _layers(lora)
     misfits = [misfit for layer in layers if (misfit := _misfit(layer, lora, names, shapes))]
@@ -99,12 +105,12 @@ def _with_patches(
 
 
 def _layers(lora: Iterable[str]) -> list[str]:
-    """The layers that a LoRA in kohya's names has low-rank pairs for."""
+    """Return the layers that a LoRA in kohya's names has low-rank pairs for."""
     return [key.removesuffix(".alpha") for key in lora if key.endswith(".alpha")]
 
 
 def _misfit(layer: str, lora: Mapping[str, Tensor], names: Mapping[str, str], shapes: Shapes) -> str | None:
-    """What is wrong with a layer: pairs may be matrices where ComfyUI has 1 x 1 convolutions."""
+    """Return what is wrong with a layer: pairs may be matrices where ComfyUI has 1 x 1 convolutions."""
     weight = shapes.get(names.get(layer, ""))
     if weight is None:
         return f"there is no {layer}"
@@ -124,7 +130,7 @@ class OneStep:
     def noise_scaling(
         self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False
     ) -> Tensor:
-        """What sampling starts from, (B, C, h, w), for a scaled latent (B, C, h, w)."""
+        """Return what sampling starts from, (B, C, h, w), for a scaled latent (B, C, h, w)."""
         return latent_image * (1 + sigma.reshape(-1, *(1,) * (latent_image.ndim - 1)) ** 2).sqrt()
 
 

@@ -63,7 +63,7 @@ def base_paths() -> dict[str, Path]:
 
 
 def vocabulary_folder() -> Path | None:
-    """The folder of CLIP's vocabulary that ComfyUI brings for its own text encoders."""
+    """Return the folder of CLIP's vocabulary that ComfyUI brings for its own text encoders."""
     places = (Path(place) / "sd1_tokenizer" for place in comfy.__path__)
     return next((place for place in places if (place / "vocab.json").is_file()), None)
 
@@ -105,7 +105,7 @@ def _listed(folder: str) -> dict[str, Path]:
 
 
 def resolve(name: str, paths: Mapping[str, Place], what: str) -> Place:
-    """The path behind a name of one of the lists; raises OSEDiffError where it is gone."""
+    """Return the path behind a name of one of the lists; raises OSEDiffError where it is gone."""
     if not paths:
         raise OSEDiffError(f"there is no {what} {NO_TAGGER}")
     if name not in paths:

@@ -12,7 +12,7 @@ from torch import nn
 
 
 def progress_bar() -> Callable[[int, int], None]:
-    """A callback for the core: it takes (parts done, parts in all), and moves the bar of the running node.
+    """Return a callback for the core, (parts done, parts in all), that moves the running node's bar.
 
     It raises ComfyUI's own interruption when Cancel was pressed, so that a node stops after a tile or stage.
     """

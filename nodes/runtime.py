@@ -18,7 +18,7 @@ from .progress import cancelled_between_layers, progress_bar, say
 
 
 def free_beside(owner: Managed) -> int:
-    """The bytes for the work of what is managed, once it is on its device and other models have made way."""
+    """Return the bytes for its work once it is on its device and other models have made way."""
     free = int(model_management.get_free_memory(owner.device))
     if owner.device.type == "cpu":  # where models make way to where they are
         return free
@@ -36,7 +36,7 @@ class ComfyRuntime(Runtime):
         self._model, self._node_id = model, node_id
 
     def free_memory(self, device: torch.device) -> int:
-        """The bytes that a device has now."""
+        """Return the bytes that a device has now."""
         return int(model_management.get_free_memory(device))
 
     def device(self, model: OSEDiff) -> torch.device:
@@ -44,7 +44,7 @@ class ComfyRuntime(Runtime):
         return self._model.owner((model.unet,)).device
 
     def free_beside(self, model: OSEDiff, part: Part) -> int:
-        """The bytes for a part's work once the part is on its device, and other models have made way."""
+        """Return the bytes for a part's work once it is on its device and other models have made way."""
         return free_beside(self._model.owner(part))
 
     @contextmanager

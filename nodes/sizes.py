@@ -24,7 +24,7 @@ class SizeWidgets:
     height: int = 1080
 
     def chosen(self, scale: float) -> Size:
-        """The size that the widgets say; OSEDiffError for a way that is none."""
+        """Return the size that the widgets say; OSEDiffError for a way that is none."""
         if self.size not in SIZES:
             raise OSEDiffError(f"the size goes by one of {', '.join(SIZES)}, got {self.size!r}")
         if self.size in (FIT, COVER):
@@ -37,7 +37,7 @@ DEFAULTS = SizeWidgets()
 
 
 def scale_input() -> io.Float.Input:
-    """The scale widget, the same on every node that has one."""
+    """Return the scale widget, the same on every node that has one."""
     return io.Float.Input(
         "scale",
         default=DEFAULT_SCALE,
@@ -49,7 +49,7 @@ def scale_input() -> io.Float.Input:
 
 
 def size_inputs() -> list[io.Input]:
-    """The widgets of the other ways, which are optional and say nothing where the size goes by the scale."""
+    """Return the widgets of the other ways: optional, and without effect where the size goes by the scale."""
     more = where_known(io.Int.Input, advanced=True)
     box = "Pixels, where size is fit or cover."
     pixels = {"min": 1, "max": LARGEST, "optional": True, **more}
@@ -83,7 +83,7 @@ def size_inputs() -> list[io.Input]:
 
 
 def size_outputs() -> list[io.Output]:
-    """The size of the result."""
+    """Return the size of the result."""
     return [
         io.Int.Output(display_name="width", tooltip="Of the result, in pixels."),
         io.Int.Output(display_name="height", tooltip="Of the result, in pixels."),

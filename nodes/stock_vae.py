@@ -31,7 +31,7 @@ class OnTokens(nn.Module):
 
 
 def core_vae(vae: sd.VAE) -> VAE:
-    """The core's VAE of the layers of a stock one: no weight is copied, and ComfyUI moves them as it did.
+    """Build the core's VAE of a stock one's layers: no weight is copied, and ComfyUI moves them as it did.
 
     Raises OSEDiffError for a VAE of another build, which is named.
     """
@@ -62,7 +62,7 @@ def core_vae(vae: sd.VAE) -> VAE:
 
 
 def _config(layers: dict[str, Any]) -> VAEConfig:
-    """What the layers say of the build; KeyError or AttributeError where they are of another."""
+    """Return what the layers say of the build; KeyError or AttributeError where they are of another."""
     levels = sum(f"encoder.down.{i}.block.0.conv1" in layers for i in range(len(layers)))
     depth = sum(f"encoder.down.0.block.{i}.conv1" in layers for i in range(len(layers)))
     widths = (layers[f"encoder.down.{i}.block.0.conv1"].out_channels for i in range(levels))

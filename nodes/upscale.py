@@ -30,7 +30,7 @@ class OSEDiffUpscale(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The same settings as on the four nodes, with the published overlap of tiles."""
+        """Describe the node: the settings of the four nodes, with the published overlap of tiles."""
         return io.Schema(
             node_id="OSEDiffUpscale",
             display_name="OSEDiff Upscale",

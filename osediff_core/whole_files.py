@@ -173,7 +173,7 @@ def _finish(file: Path, mode: int) -> None:
 
 
 def _usual_mode(folder: Path) -> int:
-    """The mode that new files have in a folder."""
+    """Return the mode that new files have in a folder."""
     probe = folder / "probe"
     probe.touch()
     mode = probe.stat().st_mode

@@ -143,7 +143,7 @@ def check_same_pictures(pairs: Mapping[str, Sequence[NamedPair]]) -> None:
 
 
 def label_of(place: Path, role: str, taken: Collection[str] = ()) -> str:
-    """A column's head: the folder's or file's name, or its role where that says nothing or is taken."""
+    """Head a column by the folder's or file's name, or its role where that says nothing or is taken."""
     name = place.resolve().name
     return role if not name or name in taken else name
 
@@ -156,7 +156,7 @@ def store_of(path: Path | None, number: int, label: str) -> Path | None:
 
 
 def list_metrics() -> str:
-    """The table of metrics in Markdown, with what this machine lacks for each."""
+    """Return the table of metrics in Markdown, with what this machine lacks for each."""
     lines = []
     for name, metric in read_metrics().items():
         library = ", ".join(metric.library) or "this project"

@@ -98,7 +98,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _from_merges(text: str) -> tuple[dict[str, int], list[str]] | None:
-    """Number the tokens as CLIP does: bytes, bytes that end a word, merges, the two special ones.
+    """Give the tokens CLIP's numbers: bytes, bytes that end a word, merges, the two special ones.
 
     The packaged file has more merges than CLIP uses, so it is cut at CLIP's number of tokens.
     """

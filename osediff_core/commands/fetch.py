@@ -49,7 +49,7 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _listed(name: str, source: published.PublishedFiles, place: Place) -> str:
-    """What is known of a source, without asking the network."""
+    """Return what is known of a source, without asking the network."""
     pinned = sum(bool(file.sha256 or file.git_blob) for file in source.files)
     lines = [
         f"{name}: {source.what}",

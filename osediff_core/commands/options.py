@@ -61,7 +61,7 @@ def parse_restore(argv: Sequence[str], commands: Mapping[str, str]) -> argparse.
 
 
 def restore_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
-    """What `osediff IN OUT` understands; commands: what else help should list."""
+    """Return what `osediff IN OUT` understands; commands: what else help should list."""
     parser = Parser(
         prog="osediff",
         usage=USAGE + "\n       osediff COMMAND ..." * bool(commands),
@@ -242,7 +242,7 @@ def _detail(text: str) -> float:
 
 
 def _whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-    """A type for argparse: a whole number in a range."""
+    """Return a type for argparse: a whole number in a range."""
 
     def number(text: str) -> int:
         value = int(text)

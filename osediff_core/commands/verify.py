@@ -69,7 +69,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _files(args: argparse.Namespace) -> list[str]:
-    """What the model was loaded from, with hashes."""
+    """Return what the model was loaded from, with hashes."""
     from ..base.load import DEMO_BASE, DEMO_WEIGHTS
     from ..tools.verify import file_lines
 
@@ -83,7 +83,7 @@ def _files(args: argparse.Namespace) -> list[str]:
 
 
 def _place(base: str) -> Path:
-    """The folder or file of a base, which may be a hub id."""
+    """Return the folder or file of a base, which may be a hub id."""
     from ..base.hub_cache import snapshot
 
     return Path(base) if Path(base).exists() else snapshot(base) or Path(base)

@@ -82,7 +82,7 @@ def losses(notes: Notes, exif: bytes | None, kind: str) -> list[str]:
 
 
 def _comment(notes: Notes) -> bytes | None:
-    """The text as a JPEG comment, where it is nothing but one short comment."""
+    """Return the text as a JPEG comment, where it is nothing but one short comment."""
     if len(notes.text) != 1 or notes.text[0][0] != COMMENT:
         return None
     content = notes.text[0][1].encode("utf-8")
@@ -90,7 +90,7 @@ def _comment(notes: Notes) -> bytes | None:
 
 
 def save_options(notes: Notes, kind: str) -> dict[str, object]:
-    """What Pillow's encoder of this kind is told, so that the file holds these notes."""
+    """Return what Pillow's encoder of this kind is told, so that the file holds these notes."""
     from PIL import PngImagePlugin
 
     options: dict[str, object] = {} if notes.dpi is None or kind == "WEBP" else {"dpi": notes.dpi}
@@ -110,7 +110,7 @@ def save_options(notes: Notes, kind: str) -> dict[str, object]:
 
 
 def exif_tags(notes: Notes, kind: str) -> dict[int, object]:
-    """What goes into the EXIF block of a file of this kind, because it has no other place for it."""
+    """Return what goes into the EXIF block of a file of this kind, because it has no other place for it."""
     tags: dict[int, object] = {PROCESSING_SOFTWARE: notes.made}
     if kind == "WEBP" and notes.dpi is not None:
         tags |= {0x011A: notes.dpi[0], 0x011B: notes.dpi[1], 0x0128: 2}  # across, down, per inch

@@ -116,7 +116,7 @@ def from_figures(file_gamma: float | None, primaries: Primaries | None) -> Encod
 
 
 def _to_xyz(primaries: Primaries) -> np.ndarray:
-    """The matrix (3, 3) from linear red, green, blue to XYZ, seen under D65."""
+    """Return the matrix (3, 3) from linear red, green, blue to XYZ, seen under D65."""
     xyz = np.array(
         [[x / y, 1, (1 - x - y) / y] for x, y in primaries]
     ).T  # a column for each of r, g, b, white

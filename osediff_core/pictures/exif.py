@@ -152,7 +152,7 @@ def upright(image: Image.Image, orientation: object, name: str) -> Image.Image:
 
 
 def with_tags(block: bytes | None, tags: Mapping[int, object]) -> bytes | None:
-    """The block with further tags in it; None where there is neither."""
+    """Return the block with further tags in it; None where there is neither."""
     if not tags:
         return block
     exif = exif_of(block or b"")
@@ -162,7 +162,7 @@ def with_tags(block: bytes | None, tags: Mapping[int, object]) -> bytes | None:
 
 
 def resized_exif(block: bytes | None, size: tuple[int, int], name: str) -> bytes | None:
-    """The block with the size (width, height) and colour space of the restored picture in it."""
+    """Return the block with the size (width, height) and colour space of the restored picture in it."""
     if block is None:
         return None
     exif = exif_of(block)

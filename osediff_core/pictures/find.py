@@ -125,7 +125,7 @@ def _look(here: Path, place: str, endings: Collection[str], left_out: Counter[st
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """What an entry is, or what a link leads to: "folder", "file", or why it is left out."""
+    """Return what an entry is, or what a link leads to: "folder", "file", or why it is left out."""
     try:
         if entry.is_dir():
             return "folder"

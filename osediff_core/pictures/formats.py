@@ -70,7 +70,7 @@ def size_of(file: BinaryIO, path: str) -> tuple[int, int]:
 
 
 def _format_of(file: BinaryIO, path: str) -> str:
-    """What Pillow calls the format of a file. Raises OSEDiffError for none that can be read."""
+    """Return what Pillow calls the format of a file. Raises OSEDiffError for none that can be read."""
     file.seek(0)
     kind = _format(file.read(64))
     if kind is None:
@@ -82,7 +82,7 @@ def _format_of(file: BinaryIO, path: str) -> str:
 
 
 def _format(head: bytes) -> str | None:
-    """What Pillow calls the format of a file that begins like this, or None."""
+    """Return what Pillow calls the format of a file that begins like this, or None."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     if head[4:8] == b"ftyp":

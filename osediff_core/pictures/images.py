@@ -252,7 +252,7 @@ def _encode(
     quality: int | None,
     notes: Notes,
 ) -> bytes:
-    """The whole file in memory, so that what goes wrong on the disk is told apart from the encoder.
+    """Return the whole file in memory, so that what goes wrong on the disk is told apart from the encoder.
 
     size: (width, height) of the picture, of which `image` may be but the bytes.
     """

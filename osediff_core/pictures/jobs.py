@@ -105,7 +105,7 @@ def _unusable(error: OSError, target: str) -> OSEDiffError:
 
 
 def _matching(source: str) -> list[Path]:
-    """The file or folder of a name, or those of a pattern, which not every shell unfolds."""
+    """Return the file or folder of a name, or those of a pattern, which not every shell unfolds."""
     if os.path.lexists(source) or not glob.has_magic(source):
         return [_existing(source)]
     found = [Path(name) for name in sorted(glob.glob(source, recursive=True))]
@@ -125,7 +125,7 @@ def _existing(source: str) -> Path:
 
 
 def _file(source: Path, target: str, naming: Naming) -> Path:
-    """The file that one picture goes to."""
+    """Return the file that one picture goes to."""
     path = Path(target)
     is_folder = path.is_dir() or not path.suffix or target.endswith(("/", os.sep))
     if is_folder:
@@ -201,7 +201,7 @@ def _keep_originals(jobs: Sequence[Job]) -> None:
 
 
 def _left(jobs: Sequence[Job], left_out: str, rules: Rules) -> Jobs:
-    """What is to be done of these, with the folders that it needs."""
+    """Return what is to be done of these, with the folders that it needs."""
     mine = jobs[rules.share[0] :: rules.share[1]]
     there = [] if rules.overwrite == ALL else [job for job in mine if _is_there(job.target)]
     differences = {job: rules.compare(job) for job in there}
@@ -230,7 +230,7 @@ def _is_there(target: Path) -> bool:
 
 
 def _pictures(source: Path, target: Path, *, recursive: bool) -> tuple[list[Path], str]:
-    """The pictures of a folder in the order of their names, and in words what is left out."""
+    """Return the pictures of a folder in the order of their names, and in words what is left out."""
     found = find_files(source, PICTURES, recursive=recursive, apart=target)
     results = earlier_results(found.files, source)
     words = [in_words(found.left_out)] if found.left_out.total() else []
@@ -271,5 +271,5 @@ def _targets(
 
 
 def _key(name: Path) -> str:
-    """What many file systems take for one name: A.png and a.png, and both spellings of an accent."""
+    """Return what many file systems take for one name: A.png and a.png, and both spellings of an accent."""
     return unicodedata.normalize("NFC", name.as_posix().casefold())

@@ -97,7 +97,7 @@ def _curve(content: bytes) -> Curve:
 
 
 def _parametric(g: float, *rest: float) -> Curve:
-    """(a x + b)^g + e from d on, c x + f below it: all five kinds, with what they leave out."""
+    """Compute (a x + b)^g + e from d on, c x + f below it: all five kinds, with what they leave out."""
     a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 0.0, 0.0
     if len(rest) in (2, 3):  # below -b/a there is nothing but a constant
         a, b, *more = rest

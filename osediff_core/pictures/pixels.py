@@ -90,7 +90,7 @@ def _checked_white(values: np.ndarray, name: str) -> float:
 
 
 def _white(values: np.ndarray, name: str) -> float:
-    """The value of white, which 32-bit and floating-point files do not state: the nearest customary one."""
+    """Guess the value of white, which 32-bit and float files do not state: the nearest customary one."""
     if values.dtype.kind in "ui" and values.dtype.itemsize < 4:
         return np.iinfo(values.dtype).max
     highest = float(values.max())
@@ -156,7 +156,7 @@ def _is_srgb(transform: object) -> bool:
 
 
 def srgb_profile() -> bytes:
-    """The sRGB profile that is written into every file, the same bytes on every day."""
+    """Return the sRGB profile that is written into every file, the same bytes on every day."""
     content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     # Bytes 24 to 36 of a profile are the date of its making (ICC.1, section 7.2.1): here 2000-01-01.
     content[24:36] = b"\x07\xd0\x00\x01\x00\x01\x00\x00\x00\x00\x00\x00"

@@ -228,7 +228,7 @@ def _decoded(chunks: Chunks, encoding: Encoding | None, name: str) -> tuple[Imag
 
 
 def _pixels_only(chunks: Chunks) -> BinaryIO:
-    """A PNG of what the decoder needs, and nothing else."""
+    """Return a PNG of what the decoder needs, and nothing else."""
     parts = [SIGNATURE]
     needed = [(kind, chunks.single[kind]) for kind in (b"IHDR", b"PLTE", b"tRNS") if kind in chunks.single]
     for kind, content in (*needed, (b"IDAT", b"".join(chunks.pixels)), (b"IEND", b"")):

@@ -100,7 +100,7 @@ def made(path: Path) -> str | None:
 
 
 def result_stems(original: Path) -> tuple[str, str]:
-    """What a result of a picture is called without its ending: "a", or "a_jpg" beside another "a"."""
+    """Return what a result of a picture is called without its ending: "a", or "a_jpg" beside another "a"."""
     return original.stem, f"{original.stem}_{original.suffix[1:]}"
 
 

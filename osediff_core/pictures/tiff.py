@@ -127,7 +127,7 @@ def read_tiff(file: BinaryIO, path: str, name: str) -> Opened:
 
 
 def _start(file: BinaryIO) -> tuple[bytes, int]:
-    """The head of the file, and where its first directory lies. BigTIFF (43) has the longer head."""
+    """Return the head of the file, and where its first directory lies. BigTIFF (43) has the longer head."""
     file.seek(0)
     head = file.read(8)
     order = "<" if head[:2] == b"II" else ">"
@@ -291,7 +291,7 @@ def _part(
 
 
 def _full(colour: np.ndarray, layout: Layout, name: str) -> Full | None:
-    """What gives grey or RGB samples of more than 8 bits in full."""
+    """Return what gives grey or RGB samples of more than 8 bits in full."""
     if colour.dtype.itemsize == 1 or layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
         return None
     negative = layout.photometric == WHITE_IS_ZERO
@@ -382,7 +382,10 @@ def _dpi(tags: Mapping[int, Any]) -> tuple[float, float] | None:
 
 
 def _bytes(tags: Mapping[int, Any], tag: int) -> bytes | None:
-    """The value of a tag that holds a block of bytes, whatever its type; None for none or too long a one."""
+    """Return the value of a tag that holds a block of bytes, whatever its type.
+
+    None for none or too long a one.
+    """
     value = tags.get(tag)
     if isinstance(value, tuple) and len(value) == 1:
         value = value[0]

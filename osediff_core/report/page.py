@@ -119,7 +119,7 @@ def text_of(value: object) -> str:
 
 
 def _show(cases: Sequence[Case]) -> tuple[list[ShownCase], list[str]]:
-    """The pictures of a page, and sentences on those that it lacks."""
+    """Return the pictures of a page, and sentences on those that it lacks."""
     shown, left_out = [], []
     for case in cases[:MOST_CASES]:
         try:
@@ -220,7 +220,7 @@ def _definitions(facts: Mapping[str, str]) -> str:
 
 
 def _versions() -> str:
-    """This program and the libraries that pictures come out of, as far as they are installed packages."""
+    """Name this program and the libraries that pictures come out of, as far as they are installed."""
     found = [f"osediff {__version__}"]
     for name in LIBRARIES:
         try:

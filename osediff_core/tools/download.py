@@ -21,7 +21,7 @@ from .published import KnownFile, Mirror
 
 
 def cached(mirror: Mirror, file: KnownFile) -> Path | None:
-    """The file in the hub's cache on this machine, if it is there."""
+    """Return the file in the hub's cache on this machine, if it is there."""
     path = mirror.prefix + file.path
     found = library().try_to_load_from_cache(
         mirror.repo, path, repo_type=mirror.kind, revision=mirror.revision
@@ -117,7 +117,7 @@ def _pinned(file: KnownFile, hashes: Hashes) -> tuple[str, str, str]:
 
 
 def _name_in_cache(path: Path) -> str | None:
-    """The hash by which the hub's cache named a content, None elsewhere."""
+    """Return the hash by which the hub's cache named a content, None elsewhere."""
     content = path.resolve()
     return content.name if content.parent.name == "blobs" else None
 
@@ -139,7 +139,7 @@ def _there(blob: Path, file: KnownFile, remote: Remote) -> str | None:
 
 
 def _tag(target: Path) -> str:
-    """What the parts of a file are known by, short whatever its name."""
+    """Return what the parts of a file are known by, short whatever its name."""
     return hashlib.sha256(target.name.encode()).hexdigest()[:8]
 
 

@@ -22,14 +22,14 @@ class Place:
     folder: Path | None = None
 
     def of(self, source: PublishedFiles, file: KnownFile) -> Path | None:
-        """The path of a file, None in the hub's cache, which finds names by itself."""
+        """Return the path of a file, None in the hub's cache, which finds names by itself."""
         root = self.root(source)
         if root is None:
             return None
         return root / file.path if source.tree else root / Path(file.path).name
 
     def root(self, source: PublishedFiles) -> Path | None:
-        """The folder that a source's files are in, None for the hub's cache."""
+        """Return the folder that a source's files are in, None for the hub's cache."""
         if self.comfyui is not None:
             folder = self.comfyui / "models" / source.place
         elif self.folder is not None:
@@ -39,7 +39,7 @@ class Place:
         return folder / source.tree if source.tree else folder
 
     def words(self, source: PublishedFiles) -> str:
-        """The folder as a user would name it."""
+        """Return the folder as a user would name it."""
         return str(self.root(source) or "the hub's cache (HF_HOME)")
 
 
@@ -99,7 +99,7 @@ def bring(items: Sequence[PlannedFile]) -> Iterator[tuple[Path, str]]:
 
 
 def _look(source: PublishedFiles, file: KnownFile, place: Place, mirror: Mirror | None = None) -> PlannedFile:
-    """A file as it is on this machine; with a mirror, in that repository's part of the hub's cache."""
+    """Return a file as it is on this machine; with a mirror, in that repository's part of the hub's cache."""
     path = place.of(source, file)
     if path is None:
         mirrors = [mirror] if mirror else source.mirrors

@@ -67,7 +67,7 @@ class Answer:
 
 
 def endpoint() -> str:
-    """The address of the hub, which HF_ENDPOINT changes."""
+    """Return the address of the hub, which HF_ENDPOINT changes."""
     return library().constants.ENDPOINT
 
 
@@ -258,7 +258,7 @@ def _broken_off(what: str, why: str) -> BrokenOffError:
 
 
 def _refusal(what: str, status: int) -> OSEDiffError:
-    """A sentence for a status that the hub answered with."""
+    """Return a sentence for a status that the hub answered with."""
     place = endpoint()
     if status == 404:
         return MirrorError(f"{place} has no {what} (404): it may have been withdrawn")

@@ -134,7 +134,7 @@ def compare(
 
 
 def table(rows: Sequence[Comparison]) -> str:
-    """The rows and, below, their means."""
+    """Return the rows and, below, their means."""
     figures = ("result", "no_prompt", "spread", "vae", "colour")
     lines = [f"{'picture':<28}" + "".join(f"{name:>11}" for name in figures)]
     for row in rows:
@@ -146,7 +146,7 @@ def table(rows: Sequence[Comparison]) -> str:
 
 
 def file_lines(what: str, path: Path) -> list[str]:
-    """A line for each file of weights: its name (never its folder), size, hash, and whether it is known."""
+    """Say of each file of weights its name (never its folder), size, hash, and whether it is known."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in WEIGHTS)
     lines = []
     for file in files:
@@ -171,7 +171,7 @@ def machine_lines(model: OSEDiff) -> list[str]:
 
 
 def _by_name(folder: Path, endings: tuple[str, ...], *, only: bool) -> dict[str, Path]:
-    """The pictures of a folder by name without ending; with `only`, only those that have one."""
+    """Return the pictures of a folder by name without ending; with `only`, only those that have one."""
     if not folder.is_dir():
         raise OSEDiffError(f"there is no folder {folder}")
     found = {}
@@ -188,7 +188,7 @@ def _levels(image: Tensor) -> Tensor:
 
 
 def _round_trip(model: OSEDiff, picture: Tensor) -> Tensor:
-    """A uint8 picture after encoder and decoder, uint8."""
+    """Return a uint8 picture after encoder and decoder, uint8."""
     runtime = Runtime()
     plan = make_plan(model, *picture.shape[-2:], runtime=runtime)
     z = encode(model, prepare(picture, plan), plan, runtime)  # (1, C, h, w)
@@ -196,7 +196,10 @@ def _round_trip(model: OSEDiff, picture: Tensor) -> Tensor:
 
 
 def _colour_difference(published: Tensor, reference: Tensor, color: str) -> float:
-    """The largest difference of channel means in levels; what colour matching leaves should be below 1."""
+    """Return the largest difference of channel means in levels.
+
+    What colour matching leaves should be below 1.
+    """
     if color == "none":
         return math.nan
     image = published.float() / 255

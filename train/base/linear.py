@@ -132,14 +132,14 @@ def solve(conv: nn.Conv2d, inputs: Tensor, targets: Tensor, ridge: float = 1e-5)
 
 
 def _shortcut(level: Level) -> nn.Conv2d:
-    """The 1 x 1 convolution beside the first residual block of a level, whose channels change."""
+    """Return the 1 x 1 convolution beside the first residual block of a level, whose channels change."""
     shortcut = cast("ResnetBlock", level.resnets[0]).conv_shortcut
     assert shortcut is not None
     return shortcut
 
 
 def centred(matrix: Tensor) -> Tensor:
-    """A matrix (out, in) as the middle tap of a 3x3 convolution."""
+    """Return a matrix (out, in) as the middle tap of a 3x3 convolution."""
     return F.pad(matrix[..., None, None], (1, 1, 1, 1))
 
 

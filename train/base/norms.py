@@ -46,7 +46,7 @@ def anchor(conv: nn.Conv2d, norm: nn.GroupNorm, rows: list[int], deviation: floa
 
 
 def bias_of(conv: nn.Conv2d) -> Tensor:
-    """The bias of a convolution that has one, as all of these networks have."""
+    """Return the bias of a convolution that has one, as all of these networks have."""
     assert conv.bias is not None
     return conv.bias
 

@@ -99,12 +99,12 @@ def log_progress(part: str, steps: int, step: int, loss: float) -> None:
 
 
 def autocast(config: BaseConfig, x: Tensor) -> torch.autocast:
-    """The precision of the forward passes, on the device of `x`."""
+    """Return the precision of the forward passes, on the device of `x`."""
     return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bf16)
 
 
 def cut_for_vae(picture: Tensor, generator: torch.Generator, size: int) -> Tensor:
-    """A crop for the VAE, its colours varied."""
+    """Return a crop for the VAE, its colours varied."""
     return vary_colour(draw_crop(picture, generator, size), generator)
 
 

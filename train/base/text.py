@@ -17,7 +17,7 @@ PAD, START, END = "!", "<|startoftext|>", "<|endoftext|>"
 
 
 def byte_symbols() -> list[str]:
-    """The printable stand-ins of the 256 bytes that CLIP's tokenizer uses, in byte order."""
+    """Return the printable stand-ins of the 256 bytes that CLIP's tokenizer uses, in byte order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     spare = iter(range(256, 512))
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]

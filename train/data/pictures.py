@@ -121,7 +121,7 @@ class _Search:
         return found.files
 
     def _file(self, path: Path, name: Path) -> list[Item]:
-        """The picture, or those of a shard; `name` is what is left of the path within the source."""
+        """Return the picture, or those of a shard; `name` is what is left of the path within the source."""
         if path.suffix.lower() == ".tar":
             return self._shard(path)
         return [FileItem(path, name.with_suffix("").as_posix())]
@@ -132,7 +132,10 @@ class _Search:
         return found
 
     def _pattern(self, pattern: Path) -> list[Item]:
-        """The pictures whose paths fit; what exists as it is written is no pattern, whatever its letters."""
+        """Return the pictures whose paths fit.
+
+        What exists as it is written is no pattern, whatever its letters.
+        """
         parts = pattern.parts
         known = next(n for n in range(len(parts), -1, -1) if Path(*parts[:n]).is_dir())
         start, rest = Path(*parts[:known]), parts[known:]
@@ -149,7 +152,10 @@ class _Search:
 
 
 def _globbed(start: Path, pattern: tuple[str, ...]) -> list[Path]:
-    """What fits a pattern without "**" below a folder; hidden files only where their very name is in it."""
+    """Return what fits a pattern without "**" below a folder.
+
+    Hidden files only where their very name is in it.
+    """
     if not pattern:
         return [start]
     found = [Path(name) for name in glob.glob(os.path.join(glob.escape(str(start)), *pattern))]

@@ -22,7 +22,7 @@ from ..programs.console import refuse, start_console
 
 
 def halve(checkpoint: Checkpoint, base: str) -> Checkpoint:
-    """The same checkpoint with float16 tensors, named after the base that it is shipped with."""
+    """Return the same checkpoint with float16 tensors, named after the base that it is shipped with."""
 
     def to_half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: tensor.half() for key, tensor in tensors.items()}

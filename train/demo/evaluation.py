@@ -85,12 +85,12 @@ def real_pairs(hq_folder: Path, lq_folder: Path) -> list[HeldOutPair]:
 
 
 def bicubic(lq: Tensor) -> Tensor:
-    """The resize that restoration starts from."""
+    """Return the resize that restoration starts from."""
     return methods.bicubic(lq, SCALE)
 
 
 def quantise(image: Tensor) -> Tensor:
-    """What an 8-bit file keeps of (B, 3, H, W) in [0, 1]."""
+    """Return what an 8-bit file keeps of (B, 3, H, W) in [0, 1]."""
     return to_levels(image).float() / 255
 
 
@@ -139,7 +139,7 @@ def vae_round_trip(base: OSEDiff, pictures: list[Tensor]) -> tuple[float, float]
 
 
 def format_table(rows: list[DemoRow]) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
     lines = ["| | PSNR-Y | SSIM-Y | sharpness | worst picture against bicubic |", "|---|---|---|---|---|"]
     for row in rows:
         worst = f"{row.worst_gain:+.2f} dB" if row.worst_gain else "–"

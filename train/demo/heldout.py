@@ -33,7 +33,7 @@ def read_heldout(name: str) -> Tensor:
 
 
 def spread(side: int, crop: int) -> list[int]:
-    """Starts of the fewest crops that cover `side`, evenly spaced."""
+    """Return starts of the fewest crops that cover `side`, evenly spaced."""
     count = -(-side // crop)
     return [round(i * (side - crop) / max(1, count - 1)) for i in range(count)]
 

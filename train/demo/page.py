@@ -98,7 +98,7 @@ def _draw(seed: int, pairs: list, demo: OSEDiff) -> Draw:
 
 
 def format_draws(draws: Sequence[Draw]) -> str:
-    """The draws as a Markdown table with their mean; the first is that of the table above."""
+    """Return the draws as a Markdown table with their mean; the first is that of the table above."""
     heads = (
         "draw",
         "PSNR-Y",

@@ -162,7 +162,7 @@ class Trainer:
         return self.save()
 
     def _common(self) -> dict[str, object]:
-        """What the processes must have in common before the first step."""
+        """Return what the processes must have in common before the first step."""
         return {
             **shared_settings(self.config),
             "the step": self.step,
@@ -306,7 +306,7 @@ class Trainer:
         }
 
     def _trained(self) -> dict[str, Any]:
-        """What the steps change, equal in all processes."""
+        """Return what the steps change, equal in all processes."""
         states = [opponent.state() for opponent in self.stepper.opponents.values()]
         return {
             "generator": {name: p.detach() for name, p in self.backbone.generator_parameters().items()},

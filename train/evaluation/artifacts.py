@@ -124,7 +124,7 @@ def _peak(a: Tensor, b: Tensor, waves: Sequence[Tensor]) -> Tensor:
 
 
 def _turned(turns: Tensor) -> Tensor:
-    """The complex numbers of length 1 at these parts of a turn."""
+    """Return the complex numbers of length 1 at these parts of a turn."""
     return torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
 
 

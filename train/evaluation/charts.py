@@ -104,7 +104,7 @@ def _axis(turn: float, metric: Metric, values: Sequence[float]) -> str:
 
 
 def _best_worst(values: Sequence[float], metric: Metric) -> tuple[str, str]:
-    """The figures of the best and the worst."""
+    """Return the figures of the best and the worst."""
     best, worst = (max, min) if metric.better == "higher" else (min, max)
     return number(best(values), metric.digits), number(worst(values), metric.digits)
 
@@ -122,13 +122,13 @@ def _part(value: float, values: Sequence[float]) -> float:
 
 
 def _point(turn: float, radius: float) -> tuple[float, float]:
-    """A point of the radar; turn: 0 is up, 1 all the way round, clockwise."""
+    """Return a point of the radar; turn: 0 is up, 1 all the way round, clockwise."""
     angle = 2 * math.pi * turn
     return CENTRE[0] + RADIUS * radius * math.sin(angle), CENTRE[1] - RADIUS * radius * math.cos(angle)
 
 
 def _svg(title: str, height: int, parts: Sequence[str], names: Sequence[str]) -> str:
-    """The drawing, with a line of legend for each method below it."""
+    """Return the drawing, with a line of legend for each method below it."""
     legend = [
         f'<line class="{_colour(i)} line"{_dash(i)} x1="8" y1="{height + LINE * i + 5}" x2="28" '
         f'y2="{height + LINE * i + 5}"/><text x="36" y="{height + LINE * i + 9}">{text_of(name)}</text>'

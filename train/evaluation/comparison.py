@@ -58,12 +58,12 @@ class ComparisonConfig:
 
 
 def folder_name(name: str) -> str:
-    """What a method's or set's folder is called: small letters, digits and hyphens."""
+    """Return what a method's or set's folder is called: small letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed"
 
 
 def place_of(config: ComparisonConfig, data: DataSet, method: str) -> Path:
-    """The folder that a method's pictures of a set are restored into."""
+    """Return the folder that a method's pictures of a set are restored into."""
     return Path(config.out) / folder_name(data.name) / folder_name(method)
 
 
@@ -128,7 +128,7 @@ def report(config: ComparisonConfig, cells: Sequence[Cell]) -> str:
 
 
 def measured_table(metrics: Mapping[str, Metric], cells: Sequence[Cell]) -> Table:
-    """The paper's table of what was measured, with what restoring took."""
+    """Return the paper's table of what was measured, with what restoring took."""
     rows = [(cell.data_set, cell.method, cell.scores, _taken(cell.run)) for cell in cells]
     return paper_rows(metrics, rows, ("s/picture", "peak, GiB"))
 
@@ -167,7 +167,7 @@ def _what(cells: Sequence[Cell]) -> str:
 
 
 def method_texts(cells: Sequence[Cell]) -> dict[str, str]:
-    """What each method is, and where it ran."""
+    """Return what each method is, and where it ran."""
     texts = {}
     for method in dict.fromkeys(cell.method for cell in cells):
         runs = {cell.data_set: cell.run for cell in cells if cell.method == method and cell.run}

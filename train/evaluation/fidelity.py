@@ -32,7 +32,7 @@ def psnr_y(sr: Tensor, hq: Tensor) -> Tensor:
 
 
 def gaussian_kernel(size: int, sigma: float) -> Tensor:
-    """A normalised Gaussian (1, 1, size, size), float64."""
+    """Return a normalised Gaussian (1, 1, size, size), float64."""
     x = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     g = torch.exp(-x.square() / (2 * sigma**2))
     kernel = torch.outer(g, g)

@@ -126,7 +126,7 @@ def _laid_out(
     sections: Sequence[Section],
     settings: Mapping[str, str],
 ) -> Report:
-    """A report of these pictures, the worst and the best first."""
+    """Return a report of these pictures, the worst and the best first."""
     heads = [f"{m.label} {m.arrow}" for m in terms.metrics.values()]
     if terms.reference:
         heads += [f"minus {terms.reference}: {m.label}" for m in terms.metrics.values()]
@@ -138,14 +138,14 @@ def _laid_out(
 
 
 def our_method(config: ComparisonConfig) -> str:
-    """The method that the page is about: the first OSEDiff checkpoint, else the first but the reference."""
+    """Name the page's method: the first OSEDiff checkpoint, else the first but the reference."""
     names = [name for name, method in config.methods.items() if method.kind == "ours"]
     names += [name for name in config.methods if name != config.reference]
     return [*names, *config.methods][0]
 
 
 def _of_each_picture(metrics: Mapping[str, Metric], scores: Sequence[Scores]) -> dict[str, Metric]:
-    """The metrics that all columns have values of, picture by picture."""
+    """Return the metrics that all columns have values of, picture by picture."""
     return {
         name: metric
         for name, metric in metrics.items()
@@ -157,7 +157,7 @@ def _of_each_picture(metrics: Mapping[str, Metric], scores: Sequence[Scores]) ->
 
 
 def _told(metrics: Mapping[str, Metric], scores: Sequence[Scores]) -> list[str]:
-    """What could not be computed, without what only helps at this machine."""
+    """Return what could not be computed, without what only helps at this machine."""
     return [line.removeprefix("- ") for line in notes(metrics, scores, remedies=False).splitlines()]
 
 
@@ -179,7 +179,7 @@ def _sections(
 
 
 def _charts(metrics: Mapping[str, Metric], cells: Sequence[Cell]) -> list[Figure]:
-    """A radar of each set, and each metric against time."""
+    """Return a radar of each set, and each metric against time."""
     figures = []
     for name in dict.fromkeys(cell.data_set for cell in cells):
         of_set = [cell for cell in cells if cell.data_set == name]
@@ -198,7 +198,7 @@ def _charts(metrics: Mapping[str, Metric], cells: Sequence[Cell]) -> list[Figure
 
 
 def _published_radar(name: str, metrics: Mapping[str, Metric]) -> Figure | None:
-    """The paper's own figure, of the diffusion methods of its Table 1."""
+    """Return the paper's own figure, of the diffusion methods of its Table 1."""
     rows = {row.method: row.figures for row in published_rows(name) if row.table == 1}
     return radar(f"{name}, as published", metrics, rows)
 
@@ -221,7 +221,7 @@ def _pictures(config: ComparisonConfig, cells: Sequence[Cell]) -> list[TestPictu
 
 
 def _ranked(terms: Terms, pictures: Sequence[TestPicture]) -> list[tuple[TestPicture, str]]:
-    """The worst pictures and the best of our method by the first metric, so called, and then the others."""
+    """Order pictures: our method's worst and best by the first metric, so called, and then the others."""
     if not terms.metrics:
         return [(picture, NOTHING) for picture in pictures]
     name, metric = next(iter(terms.metrics.items()))
@@ -247,7 +247,7 @@ def _order(terms: Terms) -> str:
 
 
 def _case(terms: Terms, picture: TestPicture, called: str) -> Case:
-    """A picture with the input, its bicubic enlargement, each method and the original, as far as they are."""
+    """Show a picture: input, bicubic enlargement, each method and original, as far as they are there."""
     views = []
     if picture.lq is not None:
         views.append(View("LQ", picture.lq, "nearest"))
@@ -293,7 +293,7 @@ def _made_with(metrics: Mapping[str, Metric], scores: Sequence[Scores]) -> dict[
 
 
 def _changed(method: MethodConfig) -> list[str]:
-    """The settings of a method that are not the usual ones."""
+    """Return the settings of a method that are not the usual ones."""
     values = asdict(method)
     changed = [f.name for f in fields(method) if f.name != "kind" and values[f.name] != f.default]
     return [f"{name} {Path(values[name]).name if name in FILES else values[name]}" for name in changed]

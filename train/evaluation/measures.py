@@ -47,7 +47,7 @@ def build_measure(name: str, device: torch.device) -> Measure:
 
 @lru_cache(maxsize=1)
 def _built(names: tuple[str, ...], device: str) -> dict[str, Measure | str]:
-    """The measures of one process; in place of what cannot be built, the reason."""
+    """Return the measures of one process; in place of what cannot be built, the reason."""
     built: dict[str, Measure | str] = {}
     for name in names:
         try:

@@ -100,12 +100,12 @@ def build_method(config: MethodConfig, data: DataSet, device: torch.device) -> t
 
 
 def bicubic(lq: Tensor, scale: int) -> Tensor:
-    """The resize that OSEDiff starts from."""
+    """Return the resize that OSEDiff starts from."""
     return resize_bicubic(lq, (lq.shape[2] * scale, lq.shape[3] * scale)).float() / 255
 
 
 def best_blur(data: DataSet) -> float:
-    """The width of the Gaussian after bicubic that has the best mean PSNR-Y over the set, pixels."""
+    """Return the width of the Gaussian after bicubic that has the best mean PSNR-Y over the set, pixels."""
     totals = dict.fromkeys(BLURS, 0.0)
     for pair in data.pairs:
         enlarged, hq = read_pair(pair)
@@ -117,7 +117,7 @@ def best_blur(data: DataSet) -> float:
 
 
 def fingerprint(config: MethodConfig) -> str:
-    """A hash of the files that a method is made of; empty where it has none. Raises OSEDiffError."""
+    """Return a hash of the files that a method is made of; empty where it has none. Raises OSEDiffError."""
     named = [name for name in (config.base, config.weights, config.tagger, config.file) if name]
     if config.kind == "ours" and not config.base:
         named += [DEMO_BASE, DEMO_WEIGHTS]

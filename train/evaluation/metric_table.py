@@ -71,7 +71,7 @@ class Metric:
 
 @cache
 def read_metrics() -> dict[str, Metric]:
-    """The table, by the names that a command line gives the metrics."""
+    """Return the table, by the names that a command line gives the metrics."""
     table = parse_toml(read_text(Path(__file__).with_name("metrics.toml")))
     return {name: _metric(name, row) for name, row in table.items()}
 
@@ -109,7 +109,7 @@ def why_missing(metric: Metric) -> str | None:
 
 
 def licence_of(metric: Metric) -> str:
-    """The licence of a metric's library, as the installed package states it where that forbids sale."""
+    """Name the licence of a metric's library, as the installed package states it where that forbids sale."""
     if NON_COMMERCIAL not in metric.library:
         return metric.licence
     try:
@@ -122,7 +122,7 @@ def licence_of(metric: Metric) -> str:
 
 
 def version_of(library: str) -> str:
-    """The installed version of a library, or ABSENT; a folder that is only called so does not count.
+    """Return the installed version of a library, or ABSENT; a folder that is only called so does not count.
 
     library: its package's name, or several between slashes, of which one is enough.
     """

@@ -36,6 +36,6 @@ def read_published() -> tuple[list[Published], str]:
 
 
 def published_rows(data_set: str) -> list[Published]:
-    """The rows of a set, OSEDiff last; none for a set that the paper does not have."""
+    """Return the rows of a set, OSEDiff last; none for a set that the paper does not have."""
     rows = [row for row in read_published()[0] if row.data_set == data_set]
     return sorted(rows, key=lambda row: row.method.startswith("OSEDiff"))

@@ -91,7 +91,7 @@ def read_run(out: Path, config: MethodConfig) -> Run:
 
 
 def made_of(config: MethodConfig) -> dict[str, str]:
-    """The settings of a method, and a hash of its files."""
+    """Return the settings of a method, and a hash of its files."""
     return {name: str(value) for name, value in asdict(config).items()} | {"files": fingerprint(config)}
 
 
@@ -103,7 +103,7 @@ def is_done(run: Run, out: Path, pair: Pair) -> bool:
 def _restore_missing(
     config: MethodConfig, data: DataSet, missing: list[Pair], out: Path, device: str, threads: int
 ) -> Run:
-    """The work of the process: load the method once, restore the first picture twice, note each."""
+    """Do the work of the process: load the method once, restore the first picture twice, note each."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     where = torch.device(device)
@@ -142,7 +142,7 @@ def _timed(method: Restore, pair: Pair, device: torch.device) -> tuple[Tensor, f
 
 
 def _difference(a: Tensor, b: Tensor) -> int:
-    """The largest difference of two pictures in 8 bits, levels."""
+    """Return the largest difference of two pictures in 8 bits, levels."""
     return int((to_levels(a).int() - to_levels(b).int()).abs().max())
 
 
@@ -152,7 +152,10 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory this process has held, bytes: on the card, or resident; 0 where nobody counts."""
+    """Return the most memory this process has held, bytes: on the card, or resident.
+
+    0 where nobody counts.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -113,7 +113,7 @@ def _lacking(pairs: Sequence[Pair]) -> dict[str, str]:
 
 
 def _still_true(before: Scores, contents: dict[str, str], inputs: dict[str, str]) -> Scores:
-    """What was measured of the same files; of another table's metrics, what was of the same pairs."""
+    """Return what was measured of the same files; of another table's metrics, what was of the same pairs."""
     same = {name for name, found in contents.items() if before.contents.get(name) == found}
     of_same_inputs = {name for name in same if before.inputs.get(name) == inputs[name]}
     of_inputs = {name for name, metric in read_metrics().items() if metric.of == "input"}
@@ -131,7 +131,7 @@ def _still_true(before: Scores, contents: dict[str, str], inputs: dict[str, str]
 def _unmeasured(
     pairs: Sequence[Pair], metrics: Mapping[str, Metric], scores: Scores
 ) -> list[tuple[Pair, tuple[str, ...]]]:
-    """The pairs with the metrics that they lack, those with the same ones together: these are set up once."""
+    """Group pairs by the metrics that they lack, each group's metrics being set up once."""
     each = [name for name in metrics if name in scores.values and name not in scores.missing]
     lacking = [(pair, tuple(n for n in each if pair.name not in scores.values[n])) for pair in pairs]
     return sorted(((pair, names) for pair, names in lacking if names), key=lambda one: one[1])
@@ -202,7 +202,7 @@ def _measure_whole(metric: str, pairs: Sequence[Pair], scores: Scores, work: Mea
 
 
 def _read(store: Path | None) -> Scores:
-    """What an earlier run measured; nothing where there was none, or its file cannot be understood."""
+    """Return what an earlier run measured; nothing where there was none, or its file cannot be understood."""
     try:
         kept = json.loads(store.read_text(encoding="utf-8")) if store is not None else {}
         before = Scores(**{key: kept.get(key, {}) for key in Scores.__dataclass_fields__})

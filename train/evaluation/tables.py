@@ -19,7 +19,7 @@ NOTHING = "–"
 
 
 def summaries(metrics: Mapping[str, Metric], scores: Scores, seed: int = SEED) -> dict[str, Summary]:
-    """The mean of each metric that was measured; a metric of sets has one value and no interval."""
+    """Return the mean of each metric that was measured; a metric of sets has one value and no interval."""
     found = {}
     for name, metric in metrics.items():
         if name in scores.missing:
@@ -42,7 +42,7 @@ def differences(
 
 
 def metric_rows(metrics: Mapping[str, Metric], columns: Mapping[str, Scores], seed: int = SEED) -> Table:
-    """A line for each metric, a column for each method; the first is compared with the others."""
+    """Return a line for each metric, a column for each method; the first is compared with the others."""
     first, *others = columns
     heads = ["", *columns, *(f"{first} minus {other}" for other in others), "pictures"]
     means = {name: summaries(metrics, scores, seed) for name, scores in columns.items()}
@@ -62,7 +62,7 @@ def paper_rows(
     rows: Sequence[tuple[str, str, Scores, Sequence[str]]],
     extra: Sequence[str],
 ) -> Table:
-    """The paper's layout: a line for each (set, method, scores, cells of the columns in `extra`)."""
+    """Return the paper's layout: a line for each (set, method, scores, cells of the columns in `extra`)."""
     lines = []
     for data_set, method, scores, more in rows:
         found = summaries(metrics, scores)
@@ -72,7 +72,7 @@ def paper_rows(
 
 
 def published_table(metrics: Mapping[str, Metric], rows: Sequence[Published]) -> Table:
-    """The paper's figures in the same layout, for metrics that the paper has."""
+    """Return the paper's figures in the same layout, for metrics that the paper has."""
     lines = [
         [row.data_set, row.method]
         + [number(row.figures[n], m.digits) if n in row.figures else NOTHING for n, m in metrics.items()]
@@ -84,7 +84,7 @@ def published_table(metrics: Mapping[str, Metric], rows: Sequence[Published]) ->
 def difference_rows(
     metrics: Mapping[str, Metric], rows: Sequence[tuple[str, str, dict[str, Summary]]], reference: str
 ) -> Table:
-    """A line for each (set, method, its differences from the reference)."""
+    """Return a line for each (set, method, its differences from the reference)."""
     shown = {n: m for n, m in metrics.items() if any(n in found for _, _, found in rows)}
     lines = [
         [data_set, method, *(signed(found.get(n), m.digits) for n, m in shown.items())]
@@ -94,7 +94,7 @@ def difference_rows(
 
 
 def notes(metrics: Mapping[str, Metric], all_scores: Sequence[Scores], *, remedies: bool = True) -> str:
-    """What could not be computed and why, and the licences of libraries that forbid commercial use.
+    """Return what could not be computed and why, and the licences of libraries that forbid commercial use.
 
     remedies: also how to get it, which names folders of this machine: not for a page.
     """
@@ -140,7 +140,7 @@ def with_interval(summary: Summary | None, digits: int) -> str:
 
 
 def signed(summary: Summary | None, digits: int) -> str:
-    """A difference with its sign and interval, bold where zero lies outside."""
+    """Return a difference with its sign and interval, bold where zero lies outside."""
     if summary is None or summary.count == 0:
         return NOTHING
     mean = f"{summary.mean:+.{digits}f}"
@@ -158,12 +158,12 @@ def counted(summary: Summary | None) -> str:
 
 
 def number(value: float, digits: int) -> str:
-    """A figure with the decimals of its column."""
+    """Return a figure with the decimals of its column."""
     return f"{value:.{digits}f}" if math.isfinite(value) else NOTHING
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; bars in names are escaped."""
+    """Return a Markdown table; bars in names are escaped."""
     rows = [heads, ["---"] * len(heads), *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 

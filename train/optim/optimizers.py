@@ -18,7 +18,7 @@ FIRST_LOSS_SCALE = 1024.0  # float16 only; it doubles every 1000 steps and is ha
 
 
 def rate_factor(step: int, warmup_steps: int, decay_steps: int) -> float:
-    """The share of the learning rate at a step: a linear rise, then half a cosine down or a constant."""
+    """Return the share of the learning rate at a step: a linear rise, then half a cosine or a constant."""
     rise = min(1.0, (step + 1) / max(warmup_steps, 1))
     if not decay_steps:
         return rise

@@ -127,13 +127,13 @@ def _paint(
 
 
 def _ellipse(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """A disc or an ellipse; to first order its distance is (|p| - 1) times the shorter half-axis."""
+    """Return a disc or an ellipse; to first order its distance is (|p| - 1) times the shorter half-axis."""
     short = radius * uniform(generator, 0.35, 1.0)
     return (torch.hypot(u / radius, v / short) - 1) * short
 
 
 def _polygon(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """A convex polygon of 3 to 7 sides as the intersection of half-planes."""
+    """Return a convex polygon of 3 to 7 sides as the intersection of half-planes."""
     sides = 3 + integer(generator, 5)
     angles = 2 * math.pi * (torch.arange(sides) + 0.6 * torch.rand(sides, generator=generator)) / sides
     offsets = radius * (0.5 + 0.45 * torch.rand(sides, generator=generator))
@@ -144,12 +144,12 @@ def _polygon(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) ->
 
 
 def _box(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """A rectangle with an aspect between square and plank."""
+    """Return a rectangle with an aspect between square and plank."""
     return torch.maximum(u.abs() - radius, v.abs() - radius * uniform(generator, 0.1, 1.0))
 
 
 def _line(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """A thin stroke half a pixel to three pixels wide to either side, straight or waving."""
+    """Return a thin stroke half a pixel to three pixels wide to either side, straight or waving."""
     wave = uniform(generator, 0, 0.25) * radius * (integer(generator, 2))
     stretch = 2 * math.pi / (radius * uniform(generator, 0.5, 2.0))
     slope = wave * stretch * torch.cos(stretch * u)
@@ -158,7 +158,7 @@ def _line(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) -> Te
 
 
 def _ring(u: Tensor, v: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """An annulus, from a hairline to half the radius thick."""
+    """Return an annulus, from a hairline to half the radius thick."""
     thick = 0.5 + 0.25 * radius * uniform(generator, 0, 1) ** 2
     return (torch.hypot(u, v) - radius + thick).abs() - thick
 

@@ -150,6 +150,6 @@ def write_prompts(config: PromptConfig, prompts: dict[str, str]) -> None:
 
 
 def how_made(config: PromptConfig) -> dict[str, str]:
-    """What prompts depend on besides the pictures."""
+    """Return what prompts depend on besides the pictures."""
     names = {"tagger": config.tagger, "dape": config.dape, "captioner": config.captioner}
     return {"source": config.source, "of": config.of} | {k: Path(v).name for k, v in names.items() if v}

@@ -41,7 +41,7 @@ class Curves:
             file.write(_line(*self.entries[-1]))
 
     def of(self, name: str) -> list[tuple[int, float]]:
-        """The steps and finite values of one curve."""
+        """Return the steps and finite values of one curve."""
         found = [(step, values[name]) for step, values in self.entries if name in values]
         return [(step, value) for step, value in found if math.isfinite(value)]
 

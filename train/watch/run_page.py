@@ -60,7 +60,7 @@ def spread(steps: list[int], count: int) -> list[int]:
 
 
 def changed_settings(config: TrainConfig) -> dict[str, str]:
-    """The settings that differ from the published defaults, section by section."""
+    """Return the settings that differ from the published defaults, section by section."""
     told = {}
     for section in dataclasses.fields(config):
         ours, usual = getattr(config, section.name), section.default_factory()  # pyright: ignore[reportCallIssue]
@@ -77,7 +77,7 @@ def _named(value: object) -> str:
 
 
 def _measured(curves: Curves) -> list[tuple[int, dict[str, float]]]:
-    """The steps at which the samples were measured, with the measures."""
+    """Return the steps at which the samples were measured, with the measures."""
     found = []
     for step, values in curves.entries:
         measures = {n.removeprefix(MEASURES): v for n, v in values.items() if n.startswith(MEASURES)}
@@ -100,7 +100,7 @@ def _sections(curves: Curves, steps: list[int]) -> list[Section]:
 
 
 def _cases(sheets: list[tuple[int, Path]]) -> list[Case]:
-    """A case for each row of the sheets."""
+    """Return a case for each row of the sheets."""
     if not sheets:
         return []
     sizes = [_size(path) for _, path in sheets]
