@@ -63,6 +63,25 @@ def test_the_other_graphs_without_a_download_run_to_their_end(server, graph, nam
     assert all(run.outputs[node]["images"] for node in shown)
 
 
+def test_a_decoder_of_other_widths_is_listed_and_used(server, comfy_server, graph, photo, tmp_path):
+    from benchmarks.random_base import write_decoder
+
+    micro = ROOT / "tests" / "golden_micro"
+    file = server.base / "models" / "osediff_decoder" / "lighter.pth"
+    file.parent.mkdir(exist_ok=True)
+    write_decoder(file, json.loads((micro / "tiny_sd" / "vae" / "config.json").read_text()), (4, 4, 8, 8))
+    spec = server.get("/object_info/OSEDiffLoader")["OSEDiffLoader"]["input"]
+    assert spec["optional"]["decoder"][1]["options"] == ["the base's own", "lighter.pth"]
+    options = ["--base", str(micro / "tiny_sd"), "--weights", str(micro / "osediff.pkl"), "--scale", "4"]
+    theirs = command_line(photo, tmp_path / "lighter.png", *options, "--decoder", str(file))
+    for name, wanted in {"lighter.pth": True, "the base's own": False}.items():
+        nodes = graph("osediff_one_node", {**comfy_server.MICRO, "decoder": name})
+        run = server.run(nodes)
+        assert run.status == "success", run.error
+        ours = pixels(server.picture(run, comfy_server.find(nodes, "SaveImage"), tmp_path))
+        assert (abs(ours - theirs).max() <= 1) == wanted
+
+
 def test_an_unchanged_graph_is_served_from_the_cache(server, comfy_server, graph):
     nodes = graph("osediff_steps", comfy_server.MICRO)
     assert server.run(nodes).status == "success"
