@@ -151,7 +151,7 @@ for {seeds} runs. Each cell is a test of its own, so one of many may be bold by 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, print and write the table; returns the exit status."""
+    """Train, print the table, and write it where a page is named; returns the exit status."""
     args = parse(argv)
     start_console()
     try:
@@ -163,10 +163,11 @@ def main(argv: list[str] | None = None) -> int:
         base = fingerprint(
             OSEDiff.from_pretrained(config.model.base or DEMO_BASE, device="cpu", dtype="float32")
         )
-        write_parts(args.doc, {PART: page(config, args.seeds, pairs, tables, base)})
+        if args.doc is not None:
+            write_parts(args.doc, {PART: page(config, args.seeds, pairs, tables, base)})
     except OSEDiffError as error:
         return refuse(error)
-    show(f"{tables}\n\nwritten to {args.doc}")
+    show(tables if args.doc is None else f"{tables}\n\nwritten to {args.doc}")
     return 0
 
 
@@ -180,7 +181,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=CONFIG, help="what all rows share")
     parser.add_argument("--steps", type=int, help="steps of each run, instead of the configuration's")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each row (default 3)")
-    parser.add_argument("--doc", type=Path, default=Path("docs/ablation.md"), help="page to write into")
+    parser.add_argument("--doc", type=Path, help="page to write into, such as docs/ablation.md")
     args = parser.parse_args(argv)
     if args.seeds < 1 or (args.steps is not None and args.steps < 1):
         parser.error("--seeds and --steps must be at least 1")

@@ -22,7 +22,7 @@ from train.ablation import (
     shortened,
     table,
 )
-from train.config import TrainConfig, read_config
+from train.config import TrainConfig, read_config, to_toml
 from train.demo.evaluation import HeldOutPair
 from train.evaluation.seeds import beyond_chance, spread
 
@@ -120,3 +120,25 @@ def test_a_run_that_was_interrupted_is_not_measured_as_if_it_were_done(shared, p
 def stopped_after_one_step(config):
     """What a signal leaves: the checkpoint of the step that it came in."""
     return replace(config, run=replace(config.run, steps=1))
+
+
+def test_a_page_is_written_only_where_one_is_named(shared, pairs, monkeypatch, tmp_path, capsys):
+    settings = tmp_path / "config.toml"
+    settings.write_text(to_toml(shared))
+    monkeypatch.setattr(
+        ablation, "run_all", lambda *_: [AblationResult("data", 1, "", **MEASURED, seconds=1)]
+    )
+    monkeypatch.setattr(ablation, "heldout_crops", list)
+    monkeypatch.setattr(ablation, "degraded_pairs", lambda *_, **__: pairs)
+    monkeypatch.setattr(ablation, "table", lambda *_: "the table")
+    monkeypatch.setattr(ablation, "differences", lambda *_: "the differences")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    doc = tmp_path / "docs" / "ablation.md"
+    doc.write_text(f"<!-- {ablation.PART}: written by a program -->\nkept\n<!-- {ablation.PART}: end -->\n")
+    assert ablation.main(["--config", str(settings)]) == 0
+    assert "the table" in capsys.readouterr().out
+    assert "kept" in doc.read_text()
+    assert ablation.main(["--config", str(settings), "--doc", "docs/ablation.md"]) == 0
+    assert "kept" not in doc.read_text()
+    assert "the table" in doc.read_text()

@@ -1,8 +1,8 @@
 """`python -m train.small_problem`: what VSD and CSD do where the base really generates the pictures.
 
 Trains a base on pictures made by a program, then the generator with each of the losses and from several
-seeds, and writes tables into docs/ablation.md and a picture beside it. What is done is kept in the run's
-folder, so that a stopped call goes on.
+seeds; prints the tables, and writes them into a page and the picture beside it where one is named. What is
+done is kept in the run's folder, so that a stopped call goes on.
 """
 
 from __future__ import annotations
@@ -43,18 +43,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         shared = read_config(TrainConfig, CONFIG)
         parts = _beyond(shared, args.seeds) if args.beyond else _losses(shared, args)
-        write_parts(args.doc, parts)
+        if args.doc is not None:
+            write_parts(args.doc, parts)
     except OSEDiffError as error:
         return refuse(error)
-    show("\n\n".join([*parts.values(), f"written to {args.doc}"]))
+    show("\n\n".join([*parts.values(), *([] if args.doc is None else [f"written to {args.doc}"])]))
     return 0
 
 
 def _losses(shared: TrainConfig, args: argparse.Namespace) -> dict[str, str]:
-    """Compare the paper's losses, and settings of VSD; leaves the picture beside the page."""
+    """Compare the paper's losses, and settings of VSD; leave the picture beside the page or the runs."""
     folder = Path(shared.run.out)
     results = run_all(shared, args.seeds, [*LOSSES, *SETTINGS])
-    write_picture(args.doc.parent / PICTURE, folder)
+    write_picture((folder if args.doc is None else args.doc.parent) / PICTURE, folder)
     picture = f"![Two samples a row: LQ, data term alone, with VSD, with CSD, original]({PICTURE})"
     shown = [picture, table(results, references(folder)), differences(results)]
     return {PART: "\n\n".join(shown), STUDY: "\n\n".join([settings_table(results), curves(results)])}
@@ -73,7 +74,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each row (default 3)")
-    parser.add_argument("--doc", type=Path, default=Path("docs/ablation.md"), help="page to write into")
+    parser.add_argument("--doc", type=Path, help="page to write into, such as docs/ablation.md")
     further = "train objectives beyond the paper instead, and write their table"
     parser.add_argument("--beyond", action="store_true", help=further)
     args = parser.parse_args(argv)
