@@ -8,11 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
-# The same inputs in every run: what fails once fails again. New ones: --hypothesis-profile=default.
-settings.register_profile("same inputs", derandomize=True, deadline=None)
-settings.load_profile("same inputs")
+try:  # the Python of a ComfyUI, which runs some of the tests, may lack it
+    from hypothesis import settings
+except ModuleNotFoundError:
+    pass
+else:  # The same inputs in every run: what fails once fails again. New ones: --hypothesis-profile=default.
+    settings.register_profile("same inputs", derandomize=True, deadline=None)
+    settings.load_profile("same inputs")
 
 # Models this small gain nothing from threads, and on a busy machine lose minutes waiting for each other.
 # Set before torch is imported, so that the tests' own subprocesses have it too.
