@@ -56,7 +56,7 @@ NOT_RUN = {
     r"v2-1_512-ema-pruned\.ckpt": "needs a base of full size in one file: tests/e2e/test_full_size.py",
     r"section\.key": "says how a setting is written",
     r"demo(_\w+)?\.toml|train\.bundle|train\.demo_page|train\.ablation|train\.small_problem": "takes hours",
-    r"compare\.toml": "needs the public test sets: tests/train/test_benchmark.py",
+    r"restored/ HQ/|compare\.toml": "needs the public test sets: tests/train/test_benchmark.py",
     r"--metrics musiq": "needs the weights of its metrics",
     r"(osediff|table3_gan)\.toml(?!.*--plan)": "needs a card, and the weights of LPIPS",
     r"train\.prompts": "needs a tagger of full size: tests/train/test_prompts.py",
@@ -76,8 +76,11 @@ def place(tmp_path, micro, tiny_tagger):
         photo.save(tmp_path / name)
     (tmp_path / "path" / "to").mkdir(parents=True)
     bases = ["stable-diffusion-2-1-base-fp16", "BASE", "path/to/base", "path/to/stable-diffusion-2-1-base"]
-    weights = ["osediff.pkl", "mine.safetensors", "runs/mine/osediff.safetensors"]
-    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    weights = [
+        "osediff.pkl",
+        "mine.safetensors",
+        *(f"runs/{run}/osediff.safetensors" for run in ("mine", "paper")),
+    ]
     for name in bases:
         (tmp_path / name).symlink_to(micro / "tiny_sd")
     for name in ["dape.safetensors", "tagger.safetensors"]:
@@ -90,13 +93,17 @@ def place(tmp_path, micro, tiny_tagger):
     photo.resize((100, 90)).save(tmp_path / "pictures" / "h.png")
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "configs").symlink_to(ROOT / "train" / "configs")
+    (tmp_path / "osediff_core").mkdir()
+    (tmp_path / "osediff_core" / "demo").symlink_to(ROOT / "osediff_core" / "demo")
     shutil.copyfile(ROOT / "train" / "configs" / "smoke.toml", tmp_path / "CONFIG.toml")
     (tmp_path / "bin").mkdir()
     for name, runs in {"osediff": "-m osediff_core ", "python": ""}.items():
         (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {runs}"$@"\n')
         (tmp_path / "bin" / name).chmod(0o755)
     shell(tmp_path, f"osediff convert {weights[0]} {weights[1]}")
-    shutil.copyfile(tmp_path / weights[1], tmp_path / weights[2])
+    for name in weights[2:]:
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copyfile(tmp_path / weights[1], tmp_path / name)
     shell(tmp_path, "osediff LQ_FOLDER PUBLISHED_FOLDER --base BASE --weights osediff.pkl")
     return tmp_path
 
@@ -121,8 +128,10 @@ def test_every_command_of_a_page_runs(page, place):
     for line in [line for name, line in lines() if name == page]:
         if any(re.search(pattern, line) for pattern in NOT_RUN):
             continue
-        for result in [*place.glob("restored*"), *place.glob("out.png"), *place.glob("OUT")]:
-            shutil.rmtree(result) if result.is_dir() else result.unlink()
+        for name in ("before.png", "restored.png", "restored.jpg", "restored", "out.png", "OUT"):
+            if name in line and "osediff " in line:  # a line before left it
+                shutil.rmtree(place / name, ignore_errors=True)
+                (place / name).unlink(missing_ok=True)
         before = set(place.rglob("*"))
         said = shell(place, line)
         assert said or set(place.rglob("*")) - before, line
