@@ -24,7 +24,15 @@ class Machine:
     """A card, or a processor in its place, which has no graphs and whose memory nothing caps."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.is_card = device, device.type == "cuda"
+        self.is_card = device.type == "cuda"
+        if (
+            self.is_card
+        ):  # by its number, which caps ask for; and streams and graphs know the current one alone
+            device = torch.device(
+                "cuda", torch.cuda.current_device() if device.index is None else device.index
+            )
+            torch.cuda.set_device(device)
+        self.device = device
 
     def wait(self) -> None:
         """Wait until the device has done what it was given."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -155,7 +154,7 @@ def _kernels(log: Log, subject: Subject, dtype: torch.dtype) -> Cells:
         restore(model, lq)
         log.machine.wait()
     times = "self_device_time_total" if log.machine.is_card else "self_cpu_time_total"
-    found = {event.key: getattr(event, times) for event in copy.copy(profile.key_averages())}
+    found = {event.key: getattr(event, times) for event in profile.key_averages()}
     total = sum(found.values())
     for name in sorted(found, key=found.__getitem__, reverse=True)[:KERNELS_SHOWN]:
         cells = {"ms": found[name] / 1e3, "share": found[name] / total}

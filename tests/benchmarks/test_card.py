@@ -137,6 +137,15 @@ def test_a_cap_is_a_share_of_the_card_and_taken_off_again(log, monkeypatch):
     assert shares == [0.1, 1.0]
 
 
+def test_a_card_is_called_by_its_number(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name, index in {"cuda": 3, "cuda:1": 1}.items():
+        assert Machine(torch.device(name)).device == torch.device("cuda", index)
+    assert chosen == [torch.device("cuda", 3), torch.device("cuda", 1)]
+
+
 def test_a_plan_for_a_cap_knows_what_is_taken_of_it(log, monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 3 * 2**30)
     capped = correctness.Capped(4)

@@ -13,6 +13,7 @@ from osediff_core.base.decoder import with_decoder
 from osediff_core.base.load import DEMO_BASE, find_parts, load_base
 from osediff_core.base.marker import read_marker
 from osediff_core.base.network import empty_network, fill
+from osediff_core.base.single_file import single_file_parts
 from osediff_core.commands.convert import main as convert
 from osediff_core.commands.inspect import main as inspect
 from osediff_core.errors import OSEDiffError
@@ -83,6 +84,18 @@ def test_a_post_quant_conv_beside_it_is_its_own(micro, settings, tmp_path, befor
     weights |= {"post_quant_conv.weight": own, "post_quant_conv.bias": torch.zeros(4)}
     save_file(weights, tmp_path / "d.safetensors")
     assert torch.equal(vae_of(micro, tmp_path / "d.safetensors").post_quant_conv.weight, own)
+
+
+def test_a_base_in_one_file_takes_it_as_well(micro_in_one_file, micro_architecture, file, lighter, tmp_path):
+    save_file({key: t.contiguous() for key, t in micro_in_one_file.items()}, tmp_path / "base.safetensors")
+    part = with_decoder(single_file_parts(tmp_path / "base.safetensors", micro_architecture)["vae"], file)
+    vae = empty_network(part)
+    fill(vae, part, None, lambda name: torch.float32, "cpu")
+    found, wanted = vae.decoder.state_dict(), lighter.vae.decoder.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert sum(p.numel() for p in vae.encoder.parameters()) > 0
+    assert vae.post_quant_conv is None
 
 
 def test_pieces_are_the_whole(lighter):
