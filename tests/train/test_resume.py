@@ -17,9 +17,10 @@ from osediff_core.whole_files import NOBODY, name_beside
 from train.config import LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from train.data import DataConfig, build_dataset
 from train.engine.loop import Trainer, train
+from train.engine.same_run import FREE
 from train.engine.setup import init_generator
 from train.engine.shares import Share
-from train.engine.state import FREE, newest_state, read_state, write_state
+from train.engine.state import newest_state, read_state, write_state
 from train.objectives.objective import Objective
 from train.optim.ema import RunningAverage
 from train.optim.guard import Guard

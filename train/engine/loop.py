@@ -32,20 +32,17 @@ from ..watch.report import TrainingLog
 from .agreement import check_agreement, from_first, together
 from .feed import Feed
 from .interrupt import StopRequest
+from .same_run import check_same_run, library_versions, shared_settings, write_pictures
 from .setup import check_folder, embed_prompts, fingerprint, init_generator, make_folder, start_processes
 from .shares import Share
 from .state import (
-    check_same_run,
     checksum,
-    library_versions,
     newest_state,
     prune,
     random_state,
     read_newest_state,
     restore_random_state,
-    shared_settings,
     state_path,
-    write_pictures,
     write_state,
 )
 from .steps import Batch, Stepper
