@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     )
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="a file, a folder, or the hub id of a model in the cache")
-    add("--base", metavar="PATH", help="hold checkpoints against this base: do they fit, is conv_in another")
+    add("--base", metavar="PATH", help="hold checkpoints and decoders against this base: do they fit")
     add("--config", action="store_true", help="show all settings of the training")
     args = parser.parse_args(argv)
     return answer(lambda: _inspect(args.paths, args.base, args.config), args.quiet)

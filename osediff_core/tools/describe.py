@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..base.decoder import with_decoder
 from ..base.folder import FOLDERS, scheduler_config
 from ..base.hub_cache import is_hub_id
 from ..base.load import find_parts, locate, read_conv_in
@@ -50,7 +51,8 @@ class Description:
 def describe(path: str | Path, base: str | Path | None = None) -> Description:
     """Tell what a file, a folder or a model of the hub's cache is; nothing in it is executed.
 
-    base: for a checkpoint, what to hold it against. Raises OSEDiffError for what is missing or damaged.
+    base: for a checkpoint or a decoder, what to hold it against. Raises OSEDiffError for what is
+    missing or damaged.
     """
     if not Path(path).exists() and not is_hub_id(str(path)):
         raise OSEDiffError(f"there is no file or folder {path}: check the path")
@@ -70,6 +72,8 @@ def describe(path: str | Path, base: str | Path | None = None) -> Description:
         return _tagger(file)
     kind, use = _foreign(file)
     facts = {"used by": use} if use else {"keys": _first_keys(file)}
+    if kind == DECODER and base is not None:
+        facts["on that base"] = _decoder_held_against(place, base)
     return Description(kind, facts | _storage(file))
 
 
@@ -138,6 +142,15 @@ def _held_against(checkpoint: Checkpoint, base: str | Path) -> str:
         return "fits; conv_in is the base's"
     same = "is equal to the base's" if max(gaps) == 0 else f"differs from the base's by up to {max(gaps):.2g}"
     return f"fits; conv_in in full {same}{_low_rank_share(checkpoint)}"
+
+
+def _decoder_held_against(place: Path, base: str | Path) -> str:
+    vae = find_parts(base)["vae"]
+    try:
+        with_decoder(vae, place)
+    except OSEDiffError as error:
+        return str(error)
+    return "fits"
 
 
 def _low_rank_share(checkpoint: Checkpoint) -> str:

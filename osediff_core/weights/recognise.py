@@ -105,6 +105,7 @@ KINDS: list[tuple[str, Callable[[Shapes], bool]]] = [
         lambda shapes: _prefix("model_ema.diffusion")(shapes) and not _prefix(UNET)(shapes),
     ),
     (DECODER, lambda shapes: _is_decoder(shapes)),
+    ("the encoder of a VAE alone", lambda shapes: _is_encoder(shapes)),
     ("a VAE alone", lambda shapes: _is_vae(shapes)),
     ("a UNet alone, without its text encoder and VAE", lambda shapes: _is_unet(shapes)),
     ("a text encoder alone", lambda shapes: _is_text_encoder(shapes)),
@@ -128,6 +129,11 @@ def _is_other_diffusion(shapes: Shapes) -> bool:
 def _is_decoder(shapes: Shapes) -> bool:
     encoding = _inside("down_blocks.", "encoder.", "time_embedding.")(shapes)
     return any(key.endswith(DECODER_SIGN) for key in shapes) and not encoding
+
+
+def _is_encoder(shapes: Shapes) -> bool:
+    rest = _inside("up_blocks.", "decoder.", "time_embedding.", "controlnet_")(shapes)
+    return any(key.endswith("down_blocks.0.resnets.0.conv1.weight") for key in shapes) and not rest
 
 
 def _is_vae(shapes: Shapes) -> bool:

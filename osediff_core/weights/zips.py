@@ -12,8 +12,9 @@ from typing import IO
 from .. import limits
 from ..errors import OSEDiffError
 
-SCRIPT = re.compile(r"(^|/)(code/|constants\.pkl$|bytecode\.pkl$)|\.py(\.debug_pkl)?$")
-"""Members that TorchScript has besides tensors: a program, which torch runs when it loads the file."""
+SCRIPT = re.compile(r"/(code/|constants\.pkl$|bytecode\.pkl$)|\.py(\.debug_pkl)?$")
+"""Members that TorchScript has besides tensors: a program, which torch runs when it loads the file. They lie
+in a folder called like the file, which may be called code itself."""
 
 LOCAL_HEADER, LOCAL_MARK = struct.Struct("<4s22xHH"), b"PK\x03\x04"
 

@@ -133,13 +133,16 @@ def test_others_are_refused_by_name(micro, settings, file, tmp_path):
     good, place = random_decoder(settings, HALF), tmp_path / "d.safetensors"
     vae = {f"encoder.{n}": t for n, t in good.items()} | {f"decoder.{n}": t.clone() for n, t in good.items()}
     wide = good | {"conv_in.weight": torch.zeros(8, 16, 3, 3)}
-    unet = good | {"down_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}
+    first_down = {"down_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}
+    unet = good | first_down
+    encoder = {f"encoder.{name}": tensor for name, tensor in first_down.items()}
     short = {key: t for key, t in good.items() if "up_blocks.3" not in key}
     first = "up_blocks.0.resnets.0.conv1.weight"
     uneven, whole = good | {first: good[first][:6]}, good | {"conv_out.weight": good["conv_out.weight"].int()}
     cases = {
         "is a VAE alone, expected the decoder of a VAE alone": vae,
         "is a UNet alone.*expected the decoder": unet,
+        "is the encoder of a VAE alone, expected the decoder": encoder,
         "is a file of an unknown kind, expected the decoder": {"some": torch.zeros(1)},
         r"no decoder for the latents of .*vae: conv_in.weight is \(8, 16, 3, 3\), expected \(8, 4": wide,
         "decoder_block_out_channels speak of different levels": short,
@@ -162,7 +165,11 @@ def test_others_are_refused_by_name(micro, settings, file, tmp_path):
         with_decoder(find_parts(DEMO_BASE)["vae"], file)
 
 
-def test_inspect_names_it(file, capsys):
+def test_inspect_names_it(micro, file, capsys):
+    for base, says in ((micro / "tiny_sd", "fits"), (DEMO_BASE, "is no decoder for the latents of")):
+        assert inspect([str(file), "--base", str(base)]) == 0
+        held = next(line for line in capsys.readouterr().out.splitlines() if "on that base" in line)
+        assert says in held
     assert inspect([str(file)]) == 0
     assert "the decoder of a VAE alone" in (out := capsys.readouterr().out)
     assert "--decoder" in out

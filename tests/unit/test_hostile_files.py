@@ -326,6 +326,15 @@ def test_an_archive_with_a_program_is_refused_before_anything_of_it_is_read(tmp_
             read(tmp_path / "x.pkl")
 
 
+def test_a_file_may_be_called_as_a_program_s_folder_is(tmp_path):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "code.pth")  # torch calls its folder "code", too
+    assert TensorFile(tmp_path / "code.pth").shapes == {"weight": (2,)}
+    with zipfile.ZipFile(tmp_path / "code.pth", "a") as archive:
+        archive.writestr("code/code/__torch__.debug", b"")
+    with pytest.raises(OSEDiffError, match=r"TorchScript"):
+        TensorFile(tmp_path / "code.pth")
+
+
 @pytest.mark.parametrize("version", ["2.4.1+cu121", "2.5.0", "1.13.1"])
 def test_before_torch_2_6_no_pickle_is_read_and_safetensors_are(tmp_path, micro, monkeypatch, version):
     monkeypatch.setattr(torch, "__version__", version)

@@ -319,7 +319,7 @@ class Trainer:
         with self._exported():
             _, sr, hq = self.validation.restored()
         value = self.validation.worth(sr, hq)
-        if value <= self.best:
+        if not value > self.best:  # a value that is no number is not the best either
             return False
         self.best = value
         return True
