@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from osediff_core.commands.console import show
@@ -113,6 +114,9 @@ def evaluate(args: argparse.Namespace) -> str:
     pairs = {label: pair_up(place, args.hq, enlarge=lq) for label, (place, lq) in places.items()}
     if args.lq is not None:
         pairs = {label: with_inputs(found, places[label][0], args.lq) for label, found in pairs.items()}
+    if all(place.is_file() for place, _ in places.values()):  # one picture, whatever its files are called
+        name = pairs[next(iter(places))][0].name
+        pairs = {label: [replace(pair, name=name) for pair in found] for label, found in pairs.items()}
     check_same_pictures(pairs)
     columns: dict[str, Scores] = {}
     for number, (label, of_label) in enumerate(pairs.items()):

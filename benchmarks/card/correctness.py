@@ -77,7 +77,8 @@ def _golden(log: Log) -> None:
 
     for name in CASES:
         for kind in FORMATS:
-            log.row(GOLDEN, {"case": name, "format": kind}, partial(work, name, kind))
+            label, tf32 = {"case": name, "format": kind}, FORMATS[kind][1]
+            log.row(GOLDEN, label, partial(work, name, kind), card_only=tf32)
 
 
 def _prompts(file: Path) -> list[str]:
@@ -106,7 +107,8 @@ def _picture(log: Log, subject: Subject) -> None:
     log.row(PICTURE, {"output": size, "format": "float32 on the processor"}, processor)
     if wanted:
         for kind in FORMATS:
-            log.row(PICTURE, {"output": size, "format": kind}, partial(device, kind))
+            label, tf32 = {"output": size, "format": kind}, FORMATS[kind][1]
+            log.row(PICTURE, label, partial(device, kind), card_only=tf32)
 
 
 def _cut(log: Log, subject: Subject) -> None:

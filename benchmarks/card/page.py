@@ -17,6 +17,11 @@ HEAD = """# {device}
 Written by `python -m benchmarks.card`. Weights: {weights}. What was not run is named with its reason.
 
 {about}
+
+dB: nearness to the reference, more is nearer. Levels: the largest difference, of 255. GiB are beyond what
+was there before: of a card what PyTorch allocated; of a processor what the process grew by, 0 where earlier
+rows had left room. TMACs: 1e12 multiply-accumulates. Of the matrix peak: the share of the rate of the fastest
+product. First: with what is prepared once, and counted meanwhile. Warm: the fastest of several runs.
 """
 
 

@@ -55,7 +55,9 @@ def _begun(args: argparse.Namespace) -> int:
     """Restore, with files in the place of pipes."""
     suffix = f".{args.format}" if args.format not in (None, SAME) else ".png"
     try:
-        with piped(args.sources, args.target, suffix) as (args.sources, args.target):
+        named = args.sources
+        with piped(named, args.target, suffix) as (args.sources, args.target):
+            args.pipes = {Path(s) for s, name in zip(args.sources, named, strict=True) if name == PIPE}
             return _restore(args, os.environ)
     except KeyboardInterrupt:
         say("interrupted before any picture was begun")
@@ -198,7 +200,7 @@ def _show_plans(model: OSEDiff, jobs: Jobs, args: argparse.Namespace) -> int:
             say(f"error: {error}")
             every = False
         else:
-            show(f"{printable(job.source)}: {plan}")
+            show(f"{'stdin' if job.source in args.pipes else printable(job.source)}: {plan}")
             every &= plan.fits
     return DONE if every else FAILED
 

@@ -41,6 +41,8 @@ def test_it_runs_on_a_processor_from_end_to_end(monkeypatch, tmp_path, capsys):
     assert tables.keys() == expected
     states = {row.get(STATE) for rows in tables.values() for row in rows}
     assert states == {None, NO_CARD}
+    for name in (correctness.GOLDEN, correctness.PICTURE):
+        assert {row["format"] for row in tables[name] if STATE in row} == {"float32, TF32"}
     for name in (correctness.CAPPED, speed.GRAPHS):
         assert {row[STATE] for row in tables[name]} == {NO_CARD}
     exact = [row for row in tables[correctness.GOLDEN] if row["format"] == "float32"]

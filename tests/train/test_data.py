@@ -198,7 +198,7 @@ def test_broken_pictures_are_skipped_and_counted(folder, caplog):
 
 def test_nothing_readable_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(OSEDiffError, match="None of the 1 training pictures"):
+    with pytest.raises(OSEDiffError, match="None of the 1 pictures in one source"):
         dataset(tmp_path)[0]
 
 
@@ -365,7 +365,7 @@ def test_a_shard_that_is_cut_off_gives_what_it_has(folder, tmp_path, caplog):
         data = dataset(path)
         assert "cut off" in caplog.text
         assert {data[index]["name"] for index in range(8)} == {f"{path}/{n}.png" for n in range(2)}
-    assert f"Skipping a training picture (1 so far): {path}/2.png" in caplog.text
+    assert f"Skipping a picture (1 so far): {path}/2.png" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, None])

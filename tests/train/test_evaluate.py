@@ -77,6 +77,19 @@ def test_methods_are_compared_picture_by_picture(folders, capsys):
     assert "**-1" in capsys.readouterr().out
 
 
+def test_single_files_are_one_picture_whatever_they_are_called(folders, capsys):
+    """As docs/training.md compares a photograph before and after."""
+    good, bad, hq, lq = (
+        folders / "good/a.png",
+        folders / "bad/b.png",
+        folders / "hq/a.png",
+        folders / "lq/c.png",
+    )
+    for place in ((good, "--against", bad, "--lq", lq), (good, hq, "--against", bad, "--lq", lq)):
+        assert run(*place, "--metrics", "drift", "--report", folders / "page.html") == 0
+        assert "a.png minus b.png" in capsys.readouterr().out
+
+
 def test_methods_on_other_pictures_are_not_compared(folders, capsys):
     (folders / "bad" / "c.png").rename(folders / "bad" / "d.png")
     assert run(folders / "good", folders / "hq", "--against", folders / "bad") == 2

@@ -211,10 +211,13 @@ def test_a_changed_rate_is_gone_on_with_where_that_is_said(begun, whole, caplog)
         assert updater.learning_rate == pytest.approx(0.01 * following)
 
 
-def test_what_makes_another_run_is_refused_with_that_word_too(begun):
+def test_what_makes_another_run_is_refused_with_that_word_too(begun, caplog):
     other = replace(begun, run=replace(begun.run, resume="changed", mixed_precision="bf16"))
+    other = replace(other, optim=replace(other.optim, learning_rate=0.01))
+    caplog.set_level("INFO")
     with pytest.raises(OSEDiffError, match=r"run\.mixed_precision .*: restore the settings, or begin"):
         train(other)
+    assert "Going on" not in caplog.text
 
 
 def test_that_word_alone_changes_nothing(whole, begun):
@@ -335,6 +338,13 @@ def test_starting_from_a_checkpoint_is_the_same_function(backbone, batch, micro,
     sr, _ = networks.generate(batch[0], prompt, None)
     torch.testing.assert_close(sr, expected, atol=2e-5, rtol=0)
     assert (untrained - expected).abs().max() > 1e-3
+
+
+def test_the_bundled_checkpoint_is_found_from_any_folder(backbone, tmp_path, monkeypatch):
+    """Of another base here, so that its name in the refusal says that it was read."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSEDiffError, match=r"the checkpoint has unet|rank \d+ in unet|does not fit"):
+        init_generator(backbone(), "demo")
 
 
 def test_what_a_checkpoint_has_too_much_is_named(backbone, micro):

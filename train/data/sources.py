@@ -81,7 +81,10 @@ class PicturePool:
             found = self._try((first + step) % len(self.items), step)
             if found is not None:
                 return found
-        raise OSEDiffError(f"None of the {len(self.items)} training pictures can be read; see the warnings.")
+        first = self.items[0].name
+        raise OSEDiffError(
+            f"None of the {len(self.items)} pictures in one source ({first}, ...) can be used; see warnings."
+        )
 
     def once(self, skip: Container[str]) -> Iterator[SourcePicture]:
         """Go through all pictures that can be read and whose names are not in `skip`, each once."""
@@ -112,7 +115,7 @@ class PicturePool:
             return SourcePicture(hq, lq, item.name, before)
         except OSEDiffError as error:
             self.unreadable.add(item.name)
-            log.warning("Skipping a training picture (%d so far): %s", len(self.unreadable), error)
+            log.warning("Skipping a picture (%d so far): %s", len(self.unreadable), error)
             return None
 
     def _read(self, item: Item) -> Picture:
@@ -164,7 +167,7 @@ class Stream:
         except OSEDiffError as error:
             if row.name not in self.unreadable:
                 self.unreadable.add(row.name)
-                log.warning("Skipping a training picture (%d so far): %s", len(self.unreadable), error)
+                log.warning("Skipping a picture (%d so far): %s", len(self.unreadable), error)
             return None
 
 

@@ -73,7 +73,6 @@ def check_same_run(
     }
     changed = {key: said for key, said in other.items() if key in CHANGEABLE}
     if changed and config.run.resume == "changed":
-        log.info("Going on with other settings: %s.", "; ".join(changed.values()))
         other = {key: said for key, said in other.items() if key not in changed}
     differences = list(other.values())
     if state["global_batch"] != global_batch:
@@ -88,6 +87,8 @@ def check_same_run(
             f"{path} belongs to another run, different in {'; '.join(differences)}: restore the settings, "
             f"{go_on}or begin a run of its own with run.out and model.init_from"
         )
+    if changed:
+        log.info("Going on with other settings: %s.", "; ".join(changed.values()))
     newer = [name for name, version in library_versions().items() if state["libraries"].get(name) != version]
     if newer:
         log.warning("Resuming with other versions of %s: the last bits may differ.", ", ".join(newer))

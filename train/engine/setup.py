@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from osediff_core.base.load import resolve_device
+from osediff_core.base.load import DEMO_WEIGHTS, resolve_device
 from osediff_core.errors import OSEDiffError
 from osediff_core.model import OSEDiff
 from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint
@@ -147,10 +147,11 @@ def fingerprint(model: OSEDiff) -> str:
 def init_generator(backbone: Backbone, path: str) -> None:
     """Start the generator from a checkpoint: the same function, whatever its rank and alpha.
 
-    A smaller rank is filled up: new rows of A keep their random start, and their columns of B are zero.
+    path: "demo" is the bundled one. A smaller rank is filled up: new rows of A keep their random start, and
+    their columns of B are zero.
     Raises OSEDiffError where the checkpoint has more than the configured networks, or does not fit the base.
     """
-    checkpoint, config = read_checkpoint(path), backbone.config
+    checkpoint, config = read_checkpoint(DEMO_WEIGHTS if path == "demo" else path), backbone.config
     start = dict(backbone.generator_parameters())
     tensors = _grown(checkpoint, start, config.lora_alpha)
     missing = start.keys() - tensors.keys()

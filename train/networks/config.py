@@ -42,4 +42,5 @@ class ModelConfig:
     licence: str = ""
     """Licence of the weights that come out, written into the checkpoint."""
     init_from: str = ""
-    """A checkpoint, ours or the published .pkl, to start the generator from; critic and optimizer are new."""
+    """A checkpoint, ours or the published .pkl, to start the generator from, or "demo", the bundled one;
+    critic and optimizer are new."""

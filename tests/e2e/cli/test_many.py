@@ -116,6 +116,9 @@ def test_a_picture_goes_from_stdin_to_stdout(model, picture, tmp_path, monkeypat
     with Image.open(io.BytesIO(out)) as image:
         assert (image.format, image.size) == ("JPEG", (40, 32))
     assert err == b""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert main(["-", "-", "--plan"]) == 0
+    assert capsysbinary.readouterr().out.startswith(b"stdin: 40 x 32 ")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no picture")))
     assert main(["-", "-"]) == 1
     out, err = capsysbinary.readouterr()
