@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from typing import get_type_hints
 import pytest
 from PIL import Image
 
+from benchmarks.random_base import write_decoder
 from osediff_core.commands import cli
 from train.config import TrainConfig
 
@@ -62,6 +64,8 @@ NOT_RUN = {
     r"train\.prompts": "needs a tagger of full size: tests/train/test_prompts.py",
 }
 """What no test runs as the pages have it, and why."""
+if find_spec("lpips") is None:
+    NOT_RUN[r"/osediff\.toml.*--plan"] = "needs the lpips extra"
 if find_spec("skimage") is None:
     NOT_RUN[r"train\.pictures"] = "needs the pictures extra"
 
@@ -86,6 +90,8 @@ def place(tmp_path, micro, tiny_tagger):
     for name in ["dape.safetensors", "tagger.safetensors"]:
         (tmp_path / name).symlink_to(tiny_tagger)
     (tmp_path / weights[0]).symlink_to(micro / "osediff.pkl")
+    settings = json.loads((micro / "tiny_sd" / "vae" / "config.json").read_text("utf-8"))
+    write_decoder(tmp_path / "sd21_lwdecoder.pth", settings, (4, 4, 8, 8))
     for name in ["SR/g.png", "HQ/g.png", "OTHER/g.png"]:
         (tmp_path / name).parent.mkdir()
         photo.resize((160, 128)).save(tmp_path / name)
@@ -132,6 +138,8 @@ def test_every_command_of_a_page_runs(page, place):
             if name in line and "osediff " in line:  # a line before left it
                 shutil.rmtree(place / name, ignore_errors=True)
                 (place / name).unlink(missing_ok=True)
+        if line.startswith("osediff convert"):
+            shutil.rmtree(place / "merged_model", ignore_errors=True)
         before = set(place.rglob("*"))
         said = shell(place, line)
         assert said or set(place.rglob("*")) - before, line
