@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -309,3 +311,13 @@ def test_a_state_of_another_device_keeps_this_ones_kernels():
         group["fused"] = True  # as a card writes it
     updater.restore(state)
     assert [group["fused"] for group in updater.optimizer.param_groups] == [None, None]
+
+
+def test_a_measure_that_is_no_number_is_not_the_best():
+    values = iter([float("nan"), 1.0, float("nan"), 2.0, 2.0])
+    validation = SimpleNamespace(restored=lambda: (None, None, None), worth=lambda *_: next(values))
+    run = SimpleNamespace(config=SimpleNamespace(run=SimpleNamespace(best_by="psnr")), best=-float("inf"))
+    run.validation, run._exported = validation, nullcontext
+    found = [Trainer._is_best(run) for _ in range(5)]  # pyright: ignore[reportArgumentType]
+    assert found == [False, True, False, True, False]
+    assert run.best == 2.0

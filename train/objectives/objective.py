@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -101,6 +102,11 @@ class Context:
     def device(self) -> torch.device:
         """Where the training runs."""
         return self.alphas_cumprod.device
+
+    def teacher(self, made: Restored, guidance: float) -> NoisePredictor:
+        """Return the teacher's score of a batch's prompts, with guidance inside."""
+        prompts = {"prompt_embeds": made.embeds, "negative_embeds": self.negative_embeds}
+        return partial(self.backbone.teacher, guidance=guidance, **prompts)
 
 
 def distance_signals(name: str, distance: Tensor, timesteps: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ misleads while it is far from anything the teacher knows; here the teacher also 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +32,7 @@ def tsm(settings: TSMSettings, context: Context) -> Objective:
 
     def loss(made: Restored) -> tuple[Tensor, dict[str, Tensor]]:
         assert made.z_target is not None, "the stepper encodes the HQ pictures where this objective is used"
-        prompts = {"prompt_embeds": made.embeds, "negative_embeds": context.negative_embeds}
-        teacher = partial(context.backbone.teacher, guidance=settings.guidance, **prompts)
+        teacher = context.teacher(made, settings.guidance)
         noise, timesteps = made.draws.vsd_noise, made.draws.vsd_timesteps
         value, distance = tsm_loss(made.z, made.z_target, noise, timesteps, context.alphas_cumprod, teacher)
         return value, {"tsm/distance": distance.mean()} | distance_signals("tsm", distance, timesteps)

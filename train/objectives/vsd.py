@@ -46,8 +46,7 @@ def vsd(settings: VSDSettings, context: Context) -> Objective:
     backbone, alphas = context.backbone, context.alphas_cumprod
 
     def loss(made: Restored) -> tuple[Tensor, dict[str, Tensor]]:
-        prompts = {"prompt_embeds": made.embeds, "negative_embeds": context.negative_embeds}
-        teacher = partial(backbone.teacher, guidance=settings.guidance, **prompts)
+        teacher = context.teacher(made, settings.guidance)
         fake = partial(backbone.critic, prompt_embeds=made.embeds)
         noise, timesteps = made.draws.vsd_noise, made.draws.vsd_timesteps
         value, distance = vsd_loss(made.z, noise, timesteps, alphas, fake, teacher, settings.vsd_form)
