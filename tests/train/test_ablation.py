@@ -13,6 +13,7 @@ from osediff_core.errors import OSEDiffError
 from train import ablation
 from train.ablation import (
     CONFIG,
+    OURS,
     ROWS,
     AblationResult,
     differences,
@@ -60,12 +61,24 @@ def test_rows_are_trained_measured_and_not_trained_twice(shared, pairs, monkeypa
 
 def test_rows_change_the_loss_alone(shared):
     made = [row_config(shared, row, 3) for row in ROWS]
-    assert [c.loss.lambda_vsd for c in made] == [0, 0, shared.loss.lambda_vsd, shared.loss.lambda_vsd]
-    assert [c.loss.lambda_gan > 0 for c in made] == [False, True, False, False]
-    assert [c.loss.vsd_space for c in made] == ["latent", "latent", "image", "latent"]
-    assert len({c.run.out for c in made}) == 4
+    vsd = shared.loss.lambda_vsd
+    assert [c.loss.lambda_vsd for c in made] == [0, 0, vsd, vsd, 0, pytest.approx(0.7 * vsd), vsd]
+    assert [c.loss.lambda_gan > 0 for c in made] == [False, True, *[False] * 5]
+    assert [c.loss.vsd_space for c in made] == ["latent", "latent", "image", *["latent"] * 4]
+    assert len({c.run.out for c in made}) == len(ROWS)
     assert all(replace(c, loss=shared.loss, run=shared.run) == shared for c in made)
     assert {c.run.seed for c in made} == {3}
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [("VSD and target score matching", "tsm"), ("VSD and a GAN on the critic's features", "diffusion_gan")],
+)
+def test_rows_beyond_the_paper_are_the_configurations_of_their_names(row, name):
+    shared = read_config(TrainConfig, CONFIG)
+    shipped = read_config(TrainConfig, CONFIG.with_name(f"{name}.toml"))
+    assert row_config(shared, row, 0).loss == shipped.loss
+    assert shipped.loss != shared.loss
 
 
 def test_the_standard_error_is_that_of_the_mean():
@@ -102,7 +115,10 @@ def test_differences_are_taken_seed_by_seed():
         for seed in range(3)
         for number, row in enumerate(ROWS)
     ]
-    assert "| w/o VSD loss | **-3.000 ± 0.000** | 0.000 ± 0.000 |" in differences(results)
+    compared = differences(results)
+    assert "| w/o VSD loss | **-3.000 ± 0.000** | 0.000 ± 0.000 |" in compared
+    assert "| target score matching | **1.000 ± 0.000** | 0.000 ± 0.000 |" in compared
+    assert f"| {OURS} |" not in compared
     text = table(results, MEASURED)
     assert "| w/o VSD loss | 10.000 ± 5.774 |" in text
     assert "| bicubic | 20.000 | 0.500 | 0.300 | – |" in text
