@@ -148,9 +148,10 @@ def page(config: TrainConfig, seeds: int, pairs: list[HeldOutPair], tables: str,
     name = config.model.base or "the bundled demo's"
     command = f"python -m train.ablation --steps {run.steps} --seeds {seeds}"
     return f"""Written by `{command}`: the four losses of the paper's
-Table 3, and three beyond it, each trained on a CPU from {seeds} seeds, with what `train/configs/ablation.toml`
-says: {run.steps} steps of {run.batch_size} crops of {data.crop}×{data.crop}. The base is {name}, fingerprint
-`{base[:12]}`. Rows of one seed see the same crops and the same noise. Measured on {len(pairs)} held-out
+Table 3, and three beyond it, each trained on a CPU from {seeds} seeds, with what
+`train/configs/ablation.toml` says: {run.steps} steps of {run.batch_size} crops of {data.crop}×{data.crop}.
+The base is {name}, fingerprint `{base[:12]}`. Rows of one seed see the same
+crops and the same noise. Measured on {len(pairs)} held-out
 crops, 4×, without colour matching; mean ± standard error over the seeds.
 
 {tables}
