@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from . import diffusion
 from .base.load import DEMO_BASE, DEMO_WEIGHTS, load_base, locate, resolve_device, resolve_dtype
 from .base.marker import read_marker
 from .base.network import Change
+from .base.text import LoadText, embed
 from .device.compiled import compile_parts
 from .device.layout import lay_out
 from .device.offload import check_offload
@@ -47,16 +48,22 @@ class OSEDiff(nn.Module):
         self,
         unet: UNet,
         vae: VAE,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel | None,
+        tokenizer: CLIPTokenizer | None,
         alphas_cumprod: Tensor,
         timestep: int = 999,
     ) -> None:
-        """Put the parts together. alphas_cumprod: (T,); timestep: where the step starts, the paper's T."""
+        """Put the parts together. alphas_cumprod: (T,); timestep: where the step starts, the paper's T.
+
+        Text encoder and tokenizer are None where `load_text` is set afterwards.
+        """
         super().__init__()
         if not 0 <= timestep < len(alphas_cumprod):
             raise OSEDiffError(f"the timestep must be below {len(alphas_cumprod)}, got {timestep}")
-        self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
+        self.unet, self.vae = unet, vae
+        self._modules["text_encoder"], self._tokenizer = text_encoder, tokenizer
+        self.load_text: LoadText | None = None  # what gives both when they are needed
+        self.empty_prompt: Tensor | None = None  # what they make of it, (1, L, D), where that is known
         # No buffer: it stays float32 whatever the networks are rounded to.
         self.alphas_cumprod = alphas_cumprod.detach().cpu().float()  # (T,)
         self.timestep = timestep
@@ -108,7 +115,9 @@ class OSEDiff(nn.Module):
 
         home = torch.device("cpu") if offload == "parts" else device
         parts = load_base(base, dtype, home, edit, vocabulary=vocabulary, decoder=decoder)
-        model = cls(parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.alphas_cumprod)
+        text = parts.load_text() if parts.empty_prompt is None else (None, None)
+        model = cls(parts.unet, parts.vae, *text, parts.alphas_cumprod)
+        model.load_text, model.empty_prompt = parts.load_text, parts.empty_prompt
         model.offload_to = None if home == device else device
         lay_out(model.vae, device)
         put_in = "" if decoder is None else f", its decoder {decoder}"
@@ -121,7 +130,9 @@ class OSEDiff(nn.Module):
     def __repr__(self) -> str:
         """Say in five lines what it is; the parts can be printed each."""
         base, weights = self.made_of or ("parts that were put together", "as they are")
-        parts = {"UNet": self.unet, "VAE": self.vae, "text encoder": self.text_encoder}
+        there: dict[str, nn.Module | None] = {"UNet": self.unet, "VAE": self.vae}
+        there |= {"text encoder": self._modules["text_encoder"]}  # which may wait until words need it
+        parts = {name: part for name, part in there.items() if part is not None}
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
         lines = (
             f"base: {base}",
@@ -131,6 +142,22 @@ class OSEDiff(nn.Module):
             f"{self.latent_channels} channels at 1/{self.reduction} of the size",
         )
         return "\n  ".join((type(self).__name__, *lines))
+
+    @property
+    def text_encoder(self) -> CLIPTextModel:
+        """CLIP's text model, loaded now where the base brings the empty prompt's embedding."""
+        return self._text()[0]
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """What turns words into tokens for it, loaded with it."""
+        return self._text()[1]
+
+    def _text(self) -> tuple[CLIPTextModel, CLIPTokenizer]:
+        if self._modules["text_encoder"] is None and self.load_text is not None:
+            encoder, self._tokenizer = self.load_text()
+            self._modules["text_encoder"] = nn.Module.to(encoder, next(self.unet.parameters()).device)
+        return cast("CLIPTextModel", self._modules["text_encoder"]), cast("CLIPTokenizer", self._tokenizer)
 
     @property
     def encoder_part(self) -> Part:
@@ -166,13 +193,7 @@ class OSEDiff(nn.Module):
         Prompts are padded as the base's tokenizer pads them ("!" for Stable Diffusion 2.1), and cut off at
         its length, 77 tokens.
         """
-        texts = check_prompts(prompts)
-        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        tokens = self.tokenizer(
-            texts, max_length=length, padding="max_length", truncation=True, return_tensors="pt"
-        )
-        ids = tokens.input_ids.to(next(self.text_encoder.parameters()).device)  # (B, L)
-        return self.text_encoder(ids)[0]  # (B, L, D)
+        return embed(check_prompts(prompts), self.tokenizer, self.text_encoder)
 
     def encode(self, lq: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the scaled latent of an image in [0, 1], (B, C, h, w) in the VAE's dtype.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,7 @@ from .hub_cache import is_hub_id, snapshot
 from .network import Change, NetworkFiles, empty_network, fill
 from .precision import exact_dtype
 from .single_file import SD21, Architecture, single_file_parts
+from .text import LoadText, read_empty_prompt
 from .vocabulary import sd2_tokenizer
 
 if TYPE_CHECKING:
@@ -40,21 +42,35 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Base:
-    """The parts of a base model, frozen and in evaluation mode; alphas_cumprod is (T,) float32."""
+    """The parts of a base model, frozen and in evaluation mode; alphas_cumprod is (T,) float32.
+
+    load_text: gives text encoder and tokenizer, which are loaded already unless there is `empty_prompt`: what
+    they make of the empty prompt, (1, L, D) float32, where the base brings it.
+    """
 
     unet: UNet
     vae: VAE
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    load_text: LoadText
     alphas_cumprod: Tensor
+    empty_prompt: Tensor | None = None
+
+    @property
+    def text_encoder(self) -> CLIPTextModel:
+        """CLIP's text model; OSEDiffError where it cannot be loaded."""
+        return self.load_text()[0]
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """What belongs to it; OSEDiffError where it cannot be loaded."""
+        return self.load_text()[1]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A base before anything of it is loaded but the tokenizer."""
+    """A base before anything of it is loaded; `tokenizer` loads that."""
 
     parts: dict[str, NetworkFiles]
-    tokenizer: CLIPTokenizer
+    tokenizer: Callable[[], CLIPTokenizer]
     alphas_cumprod: Tensor
 
 
@@ -81,15 +97,34 @@ def load_base(
     source = _open(path, vocabulary, architecture)
     if decoder is not None:
         source.parts["vae"] = with_decoder(source.parts["vae"], decoder)
-    networks = {name: empty_network(part) for name, part in source.parts.items()}
-    changes = {name: edit(name, networks[name]) for name in ("unet", "vae")} if edit is not None else {}
-    for name, part in source.parts.items():
-        fill(networks[name], part, changes.get(name), exact_dtype(networks[name], dtype), device)
+    networks = {name: empty_network(source.parts[name]) for name in ("unet", "vae")}
     unet, vae = networks["unet"], networks["vae"]
     assert isinstance(unet, UNet)
     assert isinstance(vae, VAE)
-    text_encoder = cast("CLIPTextModel", networks["text_encoder"])
-    return Base(unet, vae, text_encoder, source.tokenizer, source.alphas_cumprod)
+    load_text: LoadText = partial(_load_text, source, dtype, device)
+    empty_prompt = read_empty_prompt(locate(path), unet.config.cross_attention_dim)
+    # What is wrong with the text is said before anything is read, unless it waits until somebody needs it.
+    text = (empty_network(source.parts["text_encoder"]), source.tokenizer()) if empty_prompt is None else None
+    changes = {name: edit(name, network) for name, network in networks.items()} if edit is not None else {}
+    for name, network in networks.items():
+        fill(network, source.parts[name], changes.get(name), exact_dtype(network, dtype), device)
+    if text is not None:
+        load_text = partial(tuple, load_text(*text))
+    return Base(unet, vae, load_text, source.alphas_cumprod, empty_prompt)
+
+
+def _load_text(
+    source: _Source,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    network: nn.Module | None = None,
+    tokenizer: CLIPTokenizer | None = None,
+) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """Return text encoder and tokenizer; what was made of them already comes as `network`, `tokenizer`."""
+    part = source.parts["text_encoder"]
+    network = network or empty_network(part)
+    fill(network, part, None, exact_dtype(network, dtype), device)
+    return cast("CLIPTextModel", network), tokenizer or source.tokenizer()
 
 
 def _open(path: str | Path, vocabulary: str | Path | None, architecture: Architecture) -> _Source:
@@ -98,9 +133,9 @@ def _open(path: str | Path, vocabulary: str | Path | None, architecture: Archite
     if place.is_dir():
         check_layout(place)
         schedule = alphas_cumprod(scheduler_config(place))  # (T,)
-        return _Source(folder_parts(place), load_tokenizer(place), schedule)
-    parts = single_file_parts(place, architecture)
-    return _Source(parts, sd2_tokenizer(vocabulary), alphas_cumprod(architecture.scheduler))
+        return _Source(folder_parts(place), partial(load_tokenizer, place), schedule)
+    tokenizer = partial(sd2_tokenizer, vocabulary)
+    return _Source(single_file_parts(place, architecture), tokenizer, alphas_cumprod(architecture.scheduler))
 
 
 def read_schedule(path: str | Path, architecture: Architecture = SD21) -> dict[str, Any]:

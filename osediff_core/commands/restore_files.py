@@ -105,7 +105,7 @@ def _prompt(model: OSEDiff, rgb: Tensor, scale: float, name: str, settings: Sett
     prompt = settings.source(rgb, settings.prompt, scale)[0]
     if settings.source is not plain_text:
         logger.info("%s: %s", name, prompt)
-    _, note = cut_prompt(prompt, token_counter(model.tokenizer))
+    note = cut_prompt(prompt, token_counter(model.tokenizer))[1] if prompt else ""
     if note:
         logger.warning("the prompt of %s is %s", name, note)
     return prompt

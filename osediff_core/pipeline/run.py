@@ -170,14 +170,20 @@ def prepare(lq: Tensor, plan: Plan, device: torch.device | None = None) -> Tenso
 @torch.no_grad()
 @memory_in_words()
 def encode_prompt(model: OSEDiff, prompts: Sequence[str], runtime: Runtime) -> Tensor:
-    """Return the embeddings of the prompts, (B, L, D); the model keeps those of the texts that came last."""
-    texts = check_prompts(prompts)
+    """Return the embeddings of the prompts, (B, L, D); the model keeps those of the texts that came last.
+
+    Where the model brings the empty prompt's, no text encoder is asked for it, whatever its company.
+    """
+    texts, known = check_prompts(prompts), model.empty_prompt
+    if known is not None and not any(texts):
+        return known.repeat(len(texts), 1, 1)
 
     def compute(missing: Sequence[str]) -> Iterator[Tensor]:
         with runtime.load(model, (model.text_encoder,), 0), torch.inference_mode(False), torch.no_grad():
             for text in missing:
                 encode = partial(model.encode_prompt, [text])
-                yield runtime.finite("prompt embedding", model.text_encoder, encode)
+                found = runtime.finite("prompt embedding", model.text_encoder, encode)
+                yield found if text or known is None else known.to(found.device)
 
     return model.embeddings.of(model.text_encoder, texts, compute)
 

@@ -16,9 +16,11 @@ from ..base.load import find_parts, read_schedule
 from ..base.marker import marked, write_marker
 from ..base.network import empty_network, fill
 from ..base.original_names import ORIGINAL, in_original_names
+from ..base.text import write_empty_prompt
 from ..errors import OSEDiffError
 from ..model import OSEDiff, check_merged, folding
 from ..network.config import UNetConfig, VAEConfig
+from ..pipeline.runtime import converted
 from ..weights.checkpoint import Checkpoint, read_checkpoint, save_tensors
 from ..whole_files import write_folder
 
@@ -121,6 +123,8 @@ def _save(folder: Path, model: OSEDiff, schedule: Mapping[str, Any]) -> None:
     settings.pop("_name_or_path", None)  # where it was on the computer that made it
     _write_json(folder / "text_encoder" / "config.json", settings)
     _save_tokenizer(folder / "tokenizer", model.tokenizer)
+    with converted(model.text_encoder, torch.float32):
+        write_empty_prompt(folder, model.tokenizer, model.text_encoder)
     (folder / "scheduler").mkdir()
     settings = {"_class_name": "DDPMScheduler", **schedule}
     _write_json(folder / "scheduler" / "scheduler_config.json", settings)
