@@ -116,7 +116,8 @@ class OSEDiffDenoise(io.ComfyNode):
         embeds = prompt_embeds(model, conditioning)  # (1 or B, L, D)
         runtime, f = ComfyRuntime(model, cls.hidden.unique_id), model.idle.reduction
         size = [side * f for side in z_lq.shape[-2:]]
-        plan = make_plan(model.idle, *size, runtime=runtime, tile=tile_value(tile), overlap=overlap)
+        cut = {"count": len(z_lq), "tile": tile_value(tile), "overlap": overlap}
+        plan = make_plan(model.idle, *size, runtime=runtime, **cut)
         runtime.show_plan(plan)
         z_hq = denoise(model.idle, z_lq, embeds, plan, runtime, detail)  # (B, C, h, w)
         if note:

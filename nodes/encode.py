@@ -23,7 +23,7 @@ from .sizes import SizeWidgets, scale_input, size_inputs, size_outputs
 
 CATEGORY = "OSEDiff/steps"
 IMAGE_TIP = (
-    "The picture to restore. A batch is worked on picture by picture. For transparency, put Load Image's "
+    "The picture to restore. Each of a batch is worked on by itself. For transparency, put Load Image's "
     "image and mask together with Join Image with Alpha first."
 )
 

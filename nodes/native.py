@@ -162,7 +162,7 @@ def run_in_tiles(model: ModelPatcher, tile: str | int) -> None:
                 return inner(apply_model, {**args, "input": part})
             return apply_model(part, args["timestep"], **args["c"])
 
-        return predict_in_tiles(predict, x, _stop_if_cancelled, plan)
+        return predict_in_tiles(predict, _stop_if_cancelled, plan, x)
 
     model.set_model_unet_function_wrapper(wrapper)
 

@@ -129,7 +129,7 @@ def _cut(log: Log, subject: Subject) -> None:
     def tiles() -> Cells:
         predict = partial(model.predict_noise, prompt_embeds=subject.embeds)
         one, several = (
-            predict_in_tiles(predict, z, lambda _: None, replace(whole, at_once=count)) for count in (1, 4)
+            predict_in_tiles(predict, lambda _: None, replace(whole, at_once=count), z) for count in (1, 4)
         )
         return _difference(several, one)
 

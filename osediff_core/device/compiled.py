@@ -18,6 +18,10 @@ def compile_parts(parts: Sequence[nn.Module]) -> None:
 
     The first failure of any, there or here, puts all of them back and is said in one line of the log; what
     was asked for is then computed without. Running out of memory is no such failure.
+
+    PyTorch's captured graphs (mode "reduce-overhead") are not asked for. What memory they have they keep:
+    `free_memory` would count it as free, and where memory runs out `release` could not hand it back to what
+    goes on with less. And up to PyTorch 2.12 they may fail in any thread but the one that compiled.
     """
     try:
         for part in parts:

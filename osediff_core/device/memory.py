@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -103,19 +103,32 @@ def release() -> None:
             module.empty_cache()
 
 
-def first_that_fits(attempts: Sequence[Attempt], run: Callable[[Attempt], Result]) -> Result:
-    """Return what `run` makes of the first attempt for which memory suffices.
+def first_that_fits(
+    attempts: Sequence[Attempt], run: Callable[..., Result], *pictures: Tensor, before: int = 0
+) -> Result:
+    """Return what `run(attempt)` makes of the first attempt for which memory suffices.
 
-    After an out-of-memory error, and after no other, the next attempt is made, with one line in the log that
-    names both. Raises NotEnoughMemoryError after the last.
+    After an out-of-memory error, and after no other, something smaller is tried, with one line in the log
+    that names both: fewer of the pictures at once, and with one of them the next attempt. Raises
+    NotEnoughMemoryError after the last. pictures: what `run(attempt, *pictures, before=before)` takes, (n,
+    ...) each, to make (n, ...) of it. before: how many went before these.
     """
+    count = len(pictures[0]) if pictures else 1
     for i, attempt in enumerate(attempts):
         try:
-            return run(attempt)
+            return run(attempt, *pictures, before=before) if pictures else run(attempt)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         # Out of the handler, for the error holds the frames, and with them the memory, of what failed.
+        if count > 1:
+            fewer = -(-count // 2)
+            logger.warning("memory ran out with %d pictures at once; going on with %d", count, fewer)
+            release()
+            parts = enumerate(zip(*(x.split(fewer) for x in pictures), strict=True))
+            rest, ahead = attempts[i:], before
+            done = [first_that_fits(rest, run, *part, before=ahead + n * fewer) for n, part in parts]
+            return cast(Any, torch.cat(cast(Any, done)))
         if i + 1 < len(attempts):
             logger.warning("memory ran out with %s; going on with %s", attempt, attempts[i + 1])
         release()

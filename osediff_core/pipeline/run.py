@@ -1,7 +1,8 @@
 """Restore images: plan once, then prepare, encode, denoise, decode, finish.
 
-Each step computes on the model's device, image by image, and answers on the device of what it was given. None
-records gradients; where memory runs out and nothing smaller is left, each raises NotEnoughMemoryError.
+Each step computes on the model's device, as many images at once as the plan says, and answers on the device
+of what it was given. None records gradients; where memory runs out and nothing smaller is left, each raises
+NotEnoughMemoryError.
 """
 
 from __future__ import annotations
@@ -107,18 +108,21 @@ def restore(
     embeds = encode_prompt(model, prompts, runtime).expand(len(lq), -1, -1)  # (B, L, D)
     runtime.done, runtime.total = 0, plan.steps
     out = torch.empty((len(lq), 3, *plan.size), device=lq.device, dtype=dtype)
-    for i, image in enumerate(lq.split(1)):
-        weight = (
+    for first in range(0, len(lq), plan.together):
+        rows = slice(first, first + plan.together)
+        weights = [
             None if alpha is None else color_weight(resize_alpha(alpha[i : i + 1], plan.resized, plan.size))
-        )
-        out[i] = _restore_one(model, image, weight, embeds[i : i + 1], plan, color, detail, dtype, runtime)[0]
+            for i in range(len(lq))[rows]
+        ]
+        few = lq[rows], weights, embeds[rows]
+        out[rows] = _restore_together(model, *few, plan, color, detail, dtype, runtime)
     return cast(Any, out)
 
 
-def _restore_one(
+def _restore_together(
     model: OSEDiff,
     lq: Tensor,
-    weight: Tensor | None,
+    weights: Sequence[Tensor | None],
     embeds: Tensor,
     plan: Plan,
     color: str,
@@ -126,25 +130,28 @@ def _restore_one(
     dtype: torch.dtype,
     runtime: Runtime,
 ) -> Tensor:
-    """Restore an image (1, 3, H, W), and ask in the end, or from step to step, whether all is finite.
+    """Restore images (n, 3, H, W), and ask in the end, or from step to step, whether all is finite.
 
-    weight: (1, 1, *plan.size), how much each pixel counts as a colour; None where all count alike.
-    Asking from step to step follows where the answer was no, and is all there is where the picture does not
+    weights: of each (1, 1, *plan.size), how much each pixel counts as a colour; None where all count alike.
+    Asking from step to step follows where the answer was no, and is all there is where the pictures do not
     lie on the device.
     """
     late, begun = plan.on_device and runtime.asks_late, runtime.done
-    x = prepare(lq, plan, plan.device if plan.on_device else lq.device)  # (1, 3, h, w)
-    weight = None if weight is None else upload(weight, x.device)
+    x = prepare(lq, plan, plan.device if plan.on_device else lq.device)  # (n, 3, h, w)
     with runtime.finite_checks(late) as notes:
-        z_lq = encode(model, x, plan, runtime)  # (1, C, h / f, w / f)
+        z_lq = encode(model, x, plan, runtime)  # (n, C, h / f, w / f)
         z_hq = denoise(model, z_lq, embeds, plan, runtime, detail)
-        sr = decode(model, z_hq, plan, runtime)  # (1, 3, h, w)
-        sr = finish(sr, x, plan.size, color, weight)  # (1, 3, H', W')
+        sr = decode(model, z_hq, plan, runtime)  # (n, 3, h, w)
+        done = [
+            finish(one, its, plan.size, color, None if weight is None else upload(weight, x.device))
+            for one, its, weight in zip(sr.split(1), x.split(1), weights, strict=True)
+        ]
+        sr = done[0] if len(done) == 1 else torch.cat(done)  # (n, 3, H', W')
     sr = to_levels(sr) if dtype == torch.uint8 else sr
     found = _fetched(sr, torch.stack(notes).all(), lq.device) if late else sr.to(lq.device)
     if found is None:
         runtime.asks_late, runtime.done = False, begun
-        return _restore_one(model, lq, weight, embeds, plan, color, detail, dtype, runtime)
+        return _restore_together(model, lq, weights, embeds, plan, color, detail, dtype, runtime)
     return found
 
 
@@ -193,22 +200,23 @@ def encode_prompt(model: OSEDiff, prompts: Sequence[str], runtime: Runtime) -> T
 def encode(model: OSEDiff, x: Tensor, plan: Plan, runtime: Runtime) -> Tensor:
     """Return the latents z_lq, (B, C, h, w), of images x (B, 3, H, W) in [0, 1]."""
 
-    def run(image: Tensor, how: VAEPlan) -> Tensor:
-        x = (image.float() * 2 - 1).to(model.vae.dtype)  # (1, 3, H, W) in [-1, 1]
+    def run(how: VAEPlan, images: Tensor, before: int) -> Tensor:
+        x = (images.float() * 2 - 1).to(model.vae.dtype)  # (n, 3, H, W) in [-1, 1]
+        on_step = partial(runtime.on_step, before=before * plan.encode_steps, each=len(x))
         if how.piece is None:
-            moments = run_whole(model.encoder_layers(), x.to(device), runtime.on_step)  # (1, 2 C, h, w)
+            moments = run_whole(model.encoder_layers(), x.to(device), on_step)  # (n, 2 C, h, w)
         else:
             moments = encode_in_pieces(
-                model.vae, x, piece=how.piece, keep=how.keep, on_step=runtime.on_step, device=device
+                model.vae, x, piece=how.piece, keep=how.keep, on_step=on_step, device=device
             )
-        return model.scaled(moments)  # (1, C, h, w)
+        return model.scaled(moments)  # (n, C, h, w)
 
     out, runtime.total = [], max(runtime.total, runtime.done + len(x) * plan.encode_steps)
     with runtime.load(model, model.encoder_part, plan.encode[0].device_bytes) as device:
-        for image in x.split(1):
-            runtime.expect(plan.encode_steps)
-            attempts = partial(first_that_fits, plan.encode, partial(run, image))
-            out.append(runtime.finite("encoded latent", model.vae, attempts).to(x.device))
+        attempts = partial(first_that_fits, plan.encode, run)
+        for images in x.split(plan.together):
+            runtime.expect(len(images) * plan.encode_steps)
+            out.append(runtime.finite("encoded latent", model.vae, attempts, images).to(x.device))
     return torch.cat(out)
 
 
@@ -228,16 +236,15 @@ def denoise(
     out, runtime.total = [], max(runtime.total, runtime.done + len(z) * tiles)
     with runtime.load(model, (model.unet,), plan.unet_bytes) as device:
         prompt_embeds = prompt_embeds.to(device, model.unet.dtype).expand(len(z), -1, -1)
-        for one, embeds in zip(z.split(1), prompt_embeds.split(1), strict=True):
-            runtime.expect(tiles)
+        blended = partial(predict_in_tiles, model.predict_noise, runtime.on_step)
+        attempts = partial(first_that_fits, plan.denoise, blended)
+        for few, embeds in zip(z.split(plan.together), prompt_embeds.split(plan.together), strict=True):
+            runtime.expect(len(few) * tiles)
             # UNet and closed form must see one rounded latent: the latter amplifies a difference 15 times.
-            z_lq = one.to(device, model.unet.dtype)  # (1, C, h, w)
-            predict = partial(model.predict_noise, prompt_embeds=embeds)
-            blended = partial(predict_in_tiles, predict, z_lq, runtime.on_step)
+            z_lq = few.to(device, model.unet.dtype)  # (n, C, h, w)
             # Asked once for all tiles: a question to the device waits until it has done what it was given.
-            attempts = partial(first_that_fits, plan.denoise, blended)
-            eps = runtime.finite("predicted noise", model.unet, attempts)  # (1, C, h, w)
-            z_hq = model.predict_x0(z_lq, eps)  # (1, C, h, w)
+            eps = runtime.finite("predicted noise", model.unet, attempts, z_lq, embeds)  # (n, C, h, w)
+            z_hq = model.predict_x0(z_lq, eps)  # (n, C, h, w)
             out.append((z_hq if detail == 1 else torch.lerp(z_lq.float(), z_hq, detail)).to(z.device))
     return torch.cat(out)
 
@@ -247,23 +254,24 @@ def denoise(
 def decode(model: OSEDiff, z: Tensor, plan: Plan, runtime: Runtime) -> Tensor:
     """Return the images of latents z (B, C, h, w), (B, 3, H, W) float32 in [0, 1]."""
 
-    def run(latent: Tensor, how: VAEPlan) -> Tensor:
-        unscaled = (latent / model.scaling_factor).to(model.vae.dtype)  # (1, C, h, w)
+    def run(how: VAEPlan, latents: Tensor, before: int) -> Tensor:
+        unscaled = (latents / model.scaling_factor).to(model.vae.dtype)  # (n, C, h, w)
+        on_step = partial(runtime.on_step, before=before * plan.decode_steps, each=len(latents))
         if how.piece is None:
-            image = run_whole(model.decoder_layers(), unscaled.to(device), runtime.on_step)  # (1, 3, H, W)
+            images = run_whole(model.decoder_layers(), unscaled.to(device), on_step)  # (n, 3, H, W)
         else:
-            image = decode_in_pieces(
-                model.vae, unscaled, piece=how.piece, keep=how.keep, on_step=runtime.on_step, device=device
+            images = decode_in_pieces(
+                model.vae, unscaled, piece=how.piece, keep=how.keep, on_step=on_step, device=device
             )
-        return image.float().div_(2).add_(0.5)  # not clamped yet, which would hide an infinity
+        return images.float().div_(2).add_(0.5)  # not clamped yet, which would hide an infinity
 
     out, runtime.total = [], max(runtime.total, runtime.done + len(z) * plan.decode_steps)
     with runtime.load(model, model.decoder_part, plan.decode[0].device_bytes) as device:
-        for latent in z.split(1):
-            runtime.expect(plan.decode_steps)
-            attempts = partial(first_that_fits, plan.decode, partial(run, latent))
-            image = runtime.finite("decoded image", model.vae, attempts)
-            out.append(image.clamp_(0, 1).to(z.device))
+        attempts = partial(first_that_fits, plan.decode, run)
+        for latents in z.split(plan.together):
+            runtime.expect(len(latents) * plan.decode_steps)
+            images = runtime.finite("decoded image", model.vae, attempts, latents)
+            out.append(images.clamp_(0, 1).to(z.device))
     return out[0] if len(out) == 1 else torch.cat(out)  # a copy of a large picture counts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +67,12 @@ class Runtime:
         """Say that so many of the steps come now; what follows them begins where they end."""
         self._begun, self._end = self.done, self.done + steps
 
-    def on_step(self, done: int) -> None:
-        """Report that so many of the expected steps are done; raises what `progress` raises to cancel."""
-        self.done = min(self._begun + done, self._end)
+    def on_step(self, done: int, before: int = 0, each: int = 1) -> None:
+        """Report that so many of the expected steps are done; raises what `progress` raises to cancel.
+
+        before: steps that went before those. each: how many pictures take each of them at once.
+        """
+        self.done = min(self._begun + before + done * each, self._end)
         if self._progress is not None:
             self._progress(self.done, self.total)
 
@@ -91,14 +95,31 @@ class Runtime:
         """Return a context in which a part of the model computes in float32."""
         return converted(module, torch.float32)
 
-    def finite(self, name: str, module: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
-        """Return what `compute` gives, once more in float32 if it is not finite, or raise OSEDiffError."""
-        out = compute()
+    def finite(
+        self, name: str, module: nn.Module, compute: Callable[..., Tensor], *pictures: Tensor
+    ) -> Tensor:
+        """Return what `compute(*pictures)` gives, once more in float32 if not finite, or raise OSEDiffError.
+
+        pictures: what is computed from, (n, ...) each, to give (n, ...); of several only those are computed
+        once more whose own numbers are not finite.
+        """
+        out = compute(*pictures)
         if self._notes is not None:
             self._notes.append(out.isfinite().all())
             return out
         if out.isfinite().all():
             return out
+        if not pictures or len(out) == 1:
+            return self._in_float32(name, module, partial(compute, *pictures))
+        self._begun = self._end - (self._end - self._begun) // len(out)  # once more the steps of one
+        out = out.float()  # in its layout, which the last bits of what comes next hang on
+        for i, its in enumerate(zip(*(x.split(1) for x in pictures), strict=True)):
+            if not out[i].isfinite().all():
+                out[i : i + 1] = self._in_float32(name, module, partial(compute, *its))
+        return out
+
+    def _in_float32(self, name: str, module: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what `compute` gives in float32, or raise OSEDiffError if that is not finite either."""
         dtype = next(module.parameters()).dtype
         kind = str(dtype).removeprefix("torch.")
         if dtype != torch.float32:

@@ -54,25 +54,31 @@ class UNetPlan:
 
 
 def predict_in_tiles(
-    predict: Callable[[Tensor], Tensor], z: Tensor, on_step: Callable[[int], object], plan: UNetPlan
+    predict: Callable[..., Tensor],
+    on_step: Callable[[int], object],
+    plan: UNetPlan,
+    z: Tensor,
+    *beside: Tensor,
+    before: int = 0,
 ) -> Tensor:
     """Return what `predict` gives for the latent z, (B, C, h, w) float32, tile by tile and blended.
 
-    predict: (n B, C, th, tw) to the same shape, for n tiles at once. on_step(done) is called after every tile
-    and may raise to stop.
+    predict: (n B, C, th, tw) and `beside` to that shape, for n tiles at once. on_step(done) is called after
+    every tile, or every B latents of one tile, and may raise to stop. before: what `done` begins after.
     """
     boxes = plan.boxes
     if len(boxes) == 1:
-        out = predict(z).float()  # (B, C, h, w)
-        on_step(1)
+        out = predict(z, *beside).float()  # (B, C, h, w)
+        on_step(before + len(z))
         return out
     weights = upload(blending_window(boxes[0].height, boxes[0].width, plan.overlap).float(), z.device)
     total = torch.zeros(z.shape, dtype=torch.float32, device=z.device)  # (B, C, h, w)
     weight = torch.zeros(z.shape[-2:], dtype=torch.float32, device=z.device)  # (h, w)
     for first in range(0, len(boxes), plan.at_once):
         now = boxes[first : first + plan.at_once]
-        out = predict(torch.cat([z[_at(box)] for box in now])).float()  # (n B, C, th, tw)
-        for done, (box, tile) in enumerate(zip(now, out.split(len(z)), strict=True), start=first + 1):
+        out = predict(torch.cat([z[_at(box)] for box in now]), *beside).float()  # (n B, C, th, tw)
+        tiles = zip(now, out.split(len(z)), strict=True)
+        for done, (box, tile) in enumerate(tiles, start=before + first + 1):
             total[_at(box)] += tile * weights
             weight[_at(box)] += weights
             on_step(done)

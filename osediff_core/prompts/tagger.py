@@ -94,7 +94,7 @@ class Tagger:
         """Return a logit for each tag, (B, N) float32 on the CPU; OSEDiffError for what is no image."""
         parameter = next(self.network.parameters())
         x = self.preprocess(image.to(parameter.device))  # (B, 3, S, S)
-        # one by one: a long batch needs the memory of one image, as everywhere in the core
+        # one by one: a long batch needs the memory of one image
         rows = [self.network(one).float() for one in x.to(parameter.dtype).split(1)]
         logits = torch.cat(rows).cpu()  # (B, N), waited for once
         if not logits.isfinite().all():

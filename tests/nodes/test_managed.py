@@ -189,6 +189,22 @@ def test_on_a_card_other_models_make_way(stub, model, comfy, surroundings):
     assert beside() == comfy.free + 4 * 10**5
 
 
+def test_pictures_go_together_in_every_node(nodes, model, photo, comfy, surroundings):
+    alone = nodes["OSEDiffUpscale"].run(model=model, image=torch.cat([photo(9, 7)] * 3), **UPSCALE).args[0]
+    comfy.device = torch.device("cpu", 0)  # the processor by another name
+    managed, calls = surroundings.ManagedModel(copy.deepcopy(model.idle)), []
+    unet, vae = managed.idle.unet, managed.idle.vae
+    for part in (unet.conv_in, vae.encoder.conv_in, vae.decoder.conv_in):
+        part.register_forward_pre_hook(lambda layer, args: calls.append(len(args[0])))
+    image = torch.cat([photo(9, 7)] * 3)
+    out = nodes["OSEDiffUpscale"].run(model=managed, image=image, **UPSCALE).args[0]
+    latent, lq, *_ = nodes["OSEDiffLQEncode"].run(model=managed, image=image, scale=4.0).args
+    latent = nodes["OSEDiffDenoise"].run(model=managed, latent=latent, tile="auto", overlap=32).args[0]
+    nodes["OSEDiffDecode"].run(model=managed, latent=latent, reference=lq, color="adain")
+    assert calls == [3] * 6
+    assert (out - alone).abs().max() <= 1e-5
+
+
 def test_what_overflows_is_computed_in_float32_and_the_weights_stay_where_comfyui_has_them(
     pack, model, surroundings, comfy, caplog
 ):

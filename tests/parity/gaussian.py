@@ -23,4 +23,4 @@ def blend(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unet_tiles, "blending_window", window)
         plan = UNetPlan(z.shape[-2], z.shape[-1], tile, overlap)
-        return predict_in_tiles(fn, z, lambda done: None, plan)
+        return predict_in_tiles(fn, lambda done: None, plan, z)

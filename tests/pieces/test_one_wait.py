@@ -54,6 +54,13 @@ def test_an_image_is_waited_for_once(card, machine, dtype, color):
     assert waits.seen == ["to host"] * 2
 
 
+def test_images_that_go_together_are_waited_for_once(card, machine):
+    net, waits = card
+    out = restore(net, torch.rand(3, 3, 12, 20), runtime=machine(2**40, 2**40))
+    assert out.shape == (3, 3, 48, 80)
+    assert waits.seen == ["to host"]
+
+
 def test_an_image_in_pieces_is_waited_for_once(card, machine):
     net, waits = card
     restore(net, torch.rand(2, 3, 12, 20), vae=32, scale=2.5, runtime=machine())

@@ -493,24 +493,28 @@ def planned(model, side, runtime, **cut):
     return make_plan(model, side * model.reduction, side * model.reduction, runtime=runtime, **cut)
 
 
-def room_for(model, tiles, side):
-    """How much memory the card must have for so many tiles of the UNet at once, and half of one more."""
+def room_for(model, tiles, side, latent):
+    """How much memory the card must have for so many tiles of a latent at once, and half of one more."""
     each = planned(model, side, ROOMY, tile="off").denoise[0].device_bytes
-    return int(weight_bytes((model.unet,)) + (tiles + 0.5) * each / SHARE)
+    whole = planned(model, latent, ROOMY, tile="off")
+    beside = whole.unet_bytes - whole.denoise[0].device_bytes
+    return int(weight_bytes((model.unet,)) + (beside + (tiles + 0.5) * each) / SHARE)
 
 
 def test_the_unet_takes_as_many_tiles_as_fit(model, offloaded, machine, monkeypatch):
     def at_once(card, side=200):
         return planned(offloaded, side, machine(2**50, card), tile=16, overlap=4).denoise[0].at_once
 
-    room = room_for(offloaded, 4, 16)
+    room = room_for(offloaded, 4, 16, 200)
     assert [at_once(size) for size in (room, 0, 10**15)] == [4, 1, MOST_TILES]
     assert at_once(10**15, side=40) == 9  # that is all there are
     assert at_once(None) == 1
     assert planned(model, 200, machine(10**15), tile=16, overlap=4).denoise[0].at_once == 1  # no faster
     z, embeds = latent(40), encode_prompt(model, [""], ROOMY)
     one_by_one = denoise(model, z, embeds, planned(model, 40, ROOMY, tile=16, overlap=4), Runtime())
+    room = room_for(offloaded, 4, 16, 40)
     plan = planned(offloaded, 40, machine(2**50, room), tile=16, overlap=4)
+    assert plan.unet_bytes <= SHARE * plan.device_free  # as many as fit with what lies beside them
     sizes = batches(monkeypatch, model, lambda count, side: True)
     out = denoise(offloaded, z, embeds, plan, Runtime())
     assert sizes == [(4, 16, 16), (4, 16, 16), (1, 16, 16)]
@@ -522,7 +526,7 @@ def test_running_out_with_several_tiles_begins_again_with_half_as_many(
 ):
     z, embeds = latent(40, batch=2), encode_prompt(model, [""], ROOMY)
     one_by_one = denoise(model, z, embeds, planned(model, 40, ROOMY, tile=16, overlap=4), Runtime())
-    plan = planned(offloaded, 40, machine(2**50, room_for(offloaded, 4, 16)), tile=16, overlap=4)
+    plan = planned(offloaded, 40, machine(2**50, room_for(offloaded, 4, 16, 40)), tile=16, overlap=4)
     sizes = batches(monkeypatch, model, lambda count, side: count <= 2 or len(sizes) == 1)
     seen = []
     with caplog.at_level(logging.WARNING):

@@ -86,7 +86,7 @@ def test_tones_of_tiles_pass_into_each_other_along_the_whole_overlap(monkeypatch
             box = next(boxes)
             return tile + float((box.y + box.x) // (side - overlap) % 2)
 
-        out = predict_in_tiles(own_tone, z, lambda done: None, plan)
+        out = predict_in_tiles(own_tone, lambda done: None, plan, z)
         return max(out.diff(dim=axis).abs().max().item() for axis in (2, 3))
 
     ours = steepest()

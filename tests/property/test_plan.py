@@ -49,6 +49,8 @@ def test_every_half_starts_at_the_first_way_that_fits(
         assert plan.device_bytes >= half[0].device_bytes
         assert plan.host_bytes >= half[0].host_bytes
     assert plan.fits == enough(plan, card, host)
+    whole = (plan.encode[0].piece, plan.decode[0].piece) == (None, None)
+    assert plan.together == 1 or (plan.fits and plan.on_device and whole and plan.together <= count)
     assert not plan.on_device or plan.decode[0].keep is None
     if plan.fits or cut.get("vae") == "whole":
         plan.check()

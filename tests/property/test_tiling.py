@@ -32,7 +32,7 @@ def test_tiles_cover_the_latent_and_lie_inside_it(tiling):
 
 
 def tiled(predict, z, tile, overlap, at_once=1):
-    return predict_in_tiles(predict, z, lambda done: None, UNetPlan(*z.shape[-2:], tile, overlap, at_once))
+    return predict_in_tiles(predict, lambda done: None, UNetPlan(*z.shape[-2:], tile, overlap, at_once), z)
 
 
 @settings(deadline=None, max_examples=60)

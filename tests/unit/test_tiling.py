@@ -15,7 +15,7 @@ from osediff_core.pipeline.unet_tiles import (
 
 def tiled(predict, z, tile, overlap, on_step=lambda done: None, at_once=1):
     """What is made of a latent by such tiles."""
-    return predict_in_tiles(predict, z, on_step, UNetPlan(*z.shape[-2:], tile, overlap, at_once))
+    return predict_in_tiles(predict, on_step, UNetPlan(*z.shape[-2:], tile, overlap, at_once), z)
 
 
 def share(weights, overlap):
@@ -150,7 +150,7 @@ def test_one_tile_is_the_picture_as_it_is():
     out = tiled(lambda tiles: seen.append(tiles) or tiles * 2, z, None, 0, done.append)
     assert seen[0] is z
     assert torch.equal(out, (z * 2).float())
-    assert done == [1]
+    assert done == [2]  # of each latent
 
 
 def test_the_middle_of_a_tile_weighs_more_than_its_border():
