@@ -30,6 +30,7 @@ from ..randomness.streams import stream
 from ..watch.pace import Pace, peak_memory
 from ..watch.report import TrainingLog
 from .agreement import check_agreement, from_first, together
+from .critic_file import load_critic, open_critic, write_critic
 from .feed import Feed
 from .interrupt import StopRequest
 from .same_run import check_same_run, library_versions, shared_settings, write_pictures
@@ -90,6 +91,7 @@ class Trainer:
         )
         self.step, self.best = 0, -float("inf")
         self.pace = Pace()
+        critic = open_critic(config.model) if config.model.critic_from else None
         model = OSEDiff.from_pretrained(
             config.model.base or DEMO_BASE,
             dtype="float32",
@@ -106,6 +108,8 @@ class Trainer:
         self.backbone = Backbone(model, config.model, weights, uses_critic(config.loss), plain)
         if config.model.init_from:
             init_generator(self.backbone, config.model.init_from)
+        if critic is not None:
+            load_critic(critic, self.backbone, self.base)
         self._choose_numbers()
         uses_perceptual = config.loss.lambda_perceptual > 0
         perceptual = build_perceptual(config.loss.perceptual, self.device) if uses_perceptual else None
@@ -180,12 +184,13 @@ class Trainer:
 
     def _one_step(self, batches: list[Batch], report: TrainingLog | None) -> None:
         run = self.config.run
-        rate, norms = self.stepper.generator_optimizer.learning_rate, {}
+        warming = self.step < self.config.loss.critic_warmup
+        rate, norms = 0.0 if warming else self.stepper.generator_optimizer.learning_rate, {}
         if report is not None and run.signals_every and self.step % run.signals_every == 0:
             norms = self.stepper.gradient_norms(batches[0])
         try:
             with self.pace.spent("step"):
-                values = self.stepper.step(batches) | norms
+                values = self.stepper.step(batches, warming) | norms
         except OSEDiffError as error:
             newest = self.save()
             raise OSEDiffError(
@@ -193,7 +198,7 @@ class Trainer:
             ) from error
         self.step += 1
         self.pace.seen(self.share.global_batch)
-        if self.ema is not None:
+        if self.ema is not None and not warming:
             self.ema.update()
         if report is None:
             return
@@ -205,7 +210,7 @@ class Trainer:
                 lq, sr, hq = self.validation.restored()
             report.samples(self.step, lq, sr, hq)
             measures = self.validation.measured(sr, hq)
-            if self.ema is not None:
+            if self.ema is not None and not warming:
                 measures["step to average"] = self.validation.agreement(sr)
             report.measures(self.step, measures)
 
@@ -244,12 +249,18 @@ class Trainer:
             out.mkdir(parents=True, exist_ok=True)
             with self._exported():
                 checkpoint = self.backbone.checkpoint(self._metadata())
-            write_checkpoint(out / f"osediff_{self.step:07d}.safetensors", checkpoint)
-            write_checkpoint(out / NEWEST, checkpoint)
-            if self._is_best():
-                write_checkpoint(out / BEST, checkpoint)
+            for name in (
+                f"osediff_{self.step:07d}.safetensors",
+                NEWEST,
+                *([BEST] if self._is_best() else []),
+            ):
+                write_checkpoint(out / name, checkpoint)
+                if self.config.run.keep_critic:
+                    write_critic(
+                        out / name.replace("osediff", "critic"), self.backbone, self.base, checkpoint.metadata
+                    )
             write_state(state_path(out, self.step), self._state(chances))
-            for pattern in ("osediff_*.safetensors", "state_*.pt"):
+            for pattern in ("osediff_*.safetensors", "critic_*.safetensors", "state_*.pt"):
                 prune(out, pattern, keep, self.step)
         except (OSEDiffError, OSError) as error:
             raise OSEDiffError(f"step {self.step} is not saved: {error}. {self._what_stands()}") from error

@@ -22,10 +22,11 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow")
 PLACES = {"data.sources", "data.lq_sources", "data.validation", "data.validation_lq"}
 """Where the pictures lie. The pictures are compared, not the places."""
 FREE = {
-    "model.base", "model.vocabulary", "model.init_from", "model.licence", "data.cache_mb",
-    "optim.max_skipped", "optim.skip_above", "run.out", "run.overwrite", "run.resume", "run.steps",
-    "run.batch_size", "run.accumulation", "run.workers", "run.device", "run.recompute", "run.log_every",
-    "run.sample_every", "run.signals_every", "run.checkpoint_every", "run.keep_last", "run.tracker",
+    "model.base", "model.vocabulary", "model.init_from", "model.critic_from", "model.licence",
+    "data.cache_mb", "optim.max_skipped", "optim.skip_above", "run.out", "run.overwrite", "run.resume",
+    "run.steps", "run.batch_size", "run.accumulation", "run.workers", "run.device", "run.recompute",
+    "run.log_every", "run.sample_every", "run.signals_every", "run.checkpoint_every", "run.keep_last",
+    "run.keep_critic", "run.tracker",
 }  # fmt: skip
 """Settings that may differ between a state and the run that takes it up. The base itself is compared, not its
 path, and of batch sizes their product over processes and rounds."""

@@ -44,3 +44,5 @@ class ModelConfig:
     init_from: str = ""
     """A checkpoint, ours or the published .pkl, to start the generator from, or "demo", the bundled one;
     critic and optimizer are new."""
+    critic_from: str = ""
+    """A critic that another run on this base wrote (`run.keep_critic`), to start the critic from."""

@@ -21,6 +21,7 @@ PATHS = (
     "base",
     "vocabulary",
     "init_from",
+    "critic_from",
     "sources",
     "lq_sources",
     "validation",
