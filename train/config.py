@@ -125,6 +125,7 @@ class TrainConfig:
         _require(crop % VAE_REDUCTION == 0, f"data.crop must be a multiple of {VAE_REDUCTION}, got {crop}")
         self._check_loss()
         self._check_critic()
+        self._check_beneath()
 
     def _check_loss(self) -> None:
         loss = self.loss
@@ -152,6 +153,18 @@ class TrainConfig:
                 f"{key} = {value!r} needs a critic, and nothing here trains one: set loss.lambda_vsd or "
                 f"loss.lambda_diffusion_gan above 0, or leave {key} out",
             )
+
+    def _check_beneath(self) -> None:
+        model = self.model
+        sentence = (
+            "model.beneath needs model.train_conv_in = false: it stays as it is, and with it its conv_in"
+        )
+        _require(not (model.beneath and model.train_conv_in), sentence)
+        sentence = (
+            "model.beneath and model.init_from cannot go together, for what is trained on top begins as "
+            "nothing: leave out one of them"
+        )
+        _require(not (model.beneath and model.init_from), sentence)
 
 
 def _numbers(section: Any, where: str = "") -> Iterator[tuple[str, float]]:  # noqa: ANN401

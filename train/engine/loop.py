@@ -34,7 +34,15 @@ from .critic_file import load_critic, open_critic, write_critic
 from .feed import Feed
 from .interrupt import StopRequest
 from .same_run import check_same_run, library_versions, shared_settings, write_pictures
-from .setup import check_folder, embed_prompts, fingerprint, init_generator, make_folder, start_processes
+from .setup import (
+    check_folder,
+    embed_prompts,
+    fingerprint,
+    init_generator,
+    make_folder,
+    read_start,
+    start_processes,
+)
 from .shares import Share
 from .state import (
     checksum,
@@ -92,6 +100,12 @@ class Trainer:
         self.step, self.best = 0, -float("inf")
         self.pace = Pace()
         critic = open_critic(config.model) if config.model.critic_from else None
+        beneath = read_start(config.model.beneath) if config.model.beneath else None
+        self.beneath = (
+            ""
+            if beneath is None
+            else checksum([beneath.unet, beneath.vae, beneath.scale_unet, beneath.scale_vae])
+        )
         model = OSEDiff.from_pretrained(
             config.model.base or DEMO_BASE,
             dtype="float32",
@@ -105,7 +119,7 @@ class Trainer:
         )
         plain = sees_pictures(config.loss) or uses_hq_latents(config.loss)
         weights = stream(run.seed, "weights")
-        self.backbone = Backbone(model, config.model, weights, uses_critic(config.loss), plain)
+        self.backbone = Backbone(model, config.model, weights, uses_critic(config.loss), plain, beneath)
         if config.model.init_from:
             init_generator(self.backbone, config.model.init_from)
         if critic is not None:
@@ -168,6 +182,7 @@ class Trainer:
             **shared_settings(self.config),
             "the step": self.step,
             "the base": self.base[:SHOWN],
+            "what lies beneath": self.beneath[:SHOWN],
             **{
                 f"the {name}": f"{len(entries)}, checksum {checksum(entries)[:SHOWN]}"
                 for name, entries in self.pictures.items()
@@ -288,7 +303,7 @@ class Trainer:
 
     def _take_up(self, path: Path, state: Mapping[str, Any]) -> None:
         batch = self.share.global_batch
-        check_same_run(state, self.config, self.base, self.pictures, batch, path)
+        check_same_run(state, self.config, self.base, self.beneath, self.pictures, batch, path)
         self.step, self.best = state["step"], state["best"]
         self.backbone.load_generator(state["generator"])
         self.stepper.generator_optimizer.restore(state["generator_updater"])
@@ -306,6 +321,7 @@ class Trainer:
             "best": self.best,
             "config": to_toml(self.config),
             "base": self.base,
+            "beneath": self.beneath,
             "pictures": write_pictures(self.pictures),
             "global_batch": self.share.global_batch,
             "libraries": library_versions(),

@@ -22,6 +22,7 @@ PATHS = (
     "vocabulary",
     "init_from",
     "critic_from",
+    "beneath",
     "sources",
     "lq_sources",
     "validation",
