@@ -217,7 +217,7 @@ def test_what_cannot_lie_beneath_is_refused(on_top, first, tmp_path):
         TrainConfig(model=ModelConfig(beneath="a", init_from="b", train_conv_in=False))
     layer = "mid_block.resnets.0.conv1.lora_A.weight"
     wide = {**first.unet, layer: torch.zeros(4, 7, 3, 3)}
-    with pytest.raises(OSEDiffError, match="does not fit this base"):
+    with pytest.raises(OSEDiffError, match=r"model\.beneath cannot be used: .* does not fit this base"):
         on_top(beneath=replace(first, unet=wide))
     whole = {**first.unet, "conv_out.bias": torch.zeros(4)}
     with pytest.raises(OSEDiffError, match=r"model\.beneath has conv_out\.bias trained in full"):

@@ -115,7 +115,10 @@ class Backbone:
         """Put the adapters of a checkpoint into UNet and VAE, before any others."""
         unet, vae = self.model.unet, self.model.vae
         for network, tensors in ((unet, beneath.unet), (vae, beneath.vae)):
-            check_fit(network, tensors)
+            try:
+                check_fit(network, tensors)
+            except OSEDiffError as error:
+                raise OSEDiffError(f"model.beneath cannot be used: {error}") from error
             whole = [key for key in tensors if ".lora_" not in key and (network is vae or key not in CONV_IN)]
             if whole:
                 raise OSEDiffError(
