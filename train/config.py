@@ -14,7 +14,7 @@ from .degradation import DegradationConfig
 from .networks.config import PUBLISHED_NEGATIVE_PROMPT as PUBLISHED_NEGATIVE_PROMPT
 from .networks.config import ModelConfig
 from .networks.recompute import Recompute
-from .objectives.registry import OBJECTIVES, LossConfig
+from .objectives.registry import OBJECTIVES, LossConfig, uses_critic
 from .optim.config import OptimConfig
 from .programs.tables import from_table as from_table
 from .programs.tables import parse_toml as parse_toml
@@ -29,9 +29,10 @@ ABOVE_0 = (
     "model.lora_alpha", "optim.learning_rate", "optim.epsilon", "optim.max_grad_norm",
 )  # fmt: skip
 AT_LEAST_0 = (
-    *(f"loss.lambda_{name}" for name in OBJECTIVES), "loss.critic_gan", "optim.output_lr_scale",
-    "optim.weight_decay", "optim.warmup_steps", "optim.decay_steps", "optim.max_skipped", "optim.skip_above",
-    "run.workers", "run.sample_every", "run.keep_last", "run.signals_every",
+    *(f"loss.lambda_{name}" for name in OBJECTIVES), "loss.critic_gan", "loss.critic_warmup",
+    "optim.output_lr_scale", "optim.weight_decay", "optim.warmup_steps", "optim.decay_steps",
+    "optim.max_skipped", "optim.skip_above", "run.workers", "run.sample_every", "run.keep_last",
+    "run.signals_every",
 )  # fmt: skip
 AT_LEAST_1 = (
     "model.rank_unet", "model.rank_vae", "loss.critic_updates", "run.steps", "run.batch_size",
@@ -81,6 +82,9 @@ class RunConfig:
     """Steps between two checkpoints with the full state; the last step always writes both."""
     keep_last: int = 5
     """Checkpoints and states that are kept, the newest; 0 keeps all."""
+    keep_critic: bool = False
+    """Write the critic beside each checkpoint, critic.safetensors beside osediff.safetensors, for
+    `model.critic_from` of a later run."""
     best_by: Literal["none", "psnr", "ssim", "perceptual"] = "none"
     """Keep the checkpoint that restores the sample pictures best by this measure as osediff_best;
     "perceptual" is the perceptual term of the loss, LPIPS say."""
@@ -120,6 +124,8 @@ class TrainConfig:
         crop = self.data.crop
         _require(crop % VAE_REDUCTION == 0, f"data.crop must be a multiple of {VAE_REDUCTION}, got {crop}")
         self._check_loss()
+        self._check_critic()
+        self._check_beneath()
 
     def _check_loss(self) -> None:
         loss = self.loss
@@ -134,6 +140,31 @@ class TrainConfig:
         same = self.prompts.source == "fixed" and self.model.prompt == self.model.negative_prompt
         sentence = "loss.lambda_csd needs model.prompt and model.negative_prompt to differ, or prompts.source"
         _require(not (loss.lambda_csd and same), sentence)
+
+    def _check_critic(self) -> None:
+        asked = {
+            "model.critic_from": self.model.critic_from,
+            "loss.critic_warmup": self.loss.critic_warmup,
+            "run.keep_critic": self.run.keep_critic,
+        }
+        for key, value in asked.items():
+            _require(
+                not value or uses_critic(self.loss),
+                f"{key} = {value!r} needs a critic, and nothing here trains one: set loss.lambda_vsd or "
+                f"loss.lambda_diffusion_gan above 0, or leave {key} out",
+            )
+
+    def _check_beneath(self) -> None:
+        model = self.model
+        sentence = (
+            "model.beneath needs model.train_conv_in = false: it stays as it is, and with it its conv_in"
+        )
+        _require(not (model.beneath and model.train_conv_in), sentence)
+        sentence = (
+            "model.beneath and model.init_from cannot go together, for what is trained on top begins as "
+            "nothing: leave out one of them"
+        )
+        _require(not (model.beneath and model.init_from), sentence)
 
 
 def _numbers(section: Any, where: str = "") -> Iterator[tuple[str, float]]:  # noqa: ANN401

@@ -33,6 +33,17 @@ def test_the_plan_names_what_is_trained_and_takes_no_step(config, tmp_path, caps
     assert not Path(config.run.out).exists()
 
 
+@pytest.mark.slow
+def test_the_plan_says_what_lies_beneath_and_what_warms_up(config, micro, tmp_path, capsys):
+    model = {"beneath": str(micro / "osediff.pkl"), "train_conv_in": False}
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(config(model=model, loss={"critic_warmup": 1})))
+    assert main([str(file), "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"beneath +.*osediff\.pkl, frozen", said)
+    assert re.search(r"warm-up +1  of the steps train the critic alone", said)
+
+
 def test_the_plan_refuses_what_the_run_would_refuse(config, tmp_path, capsys):
     config = config(model={"init_from": str(tmp_path / "none.pkl")})
     file = tmp_path / "config.toml"

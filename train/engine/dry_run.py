@@ -98,6 +98,8 @@ def _networks(trainer: Trainer) -> Iterator[str]:
             groups.setdefault(f"{opponent.name}, {part}", []).append(tensor)
     trained = [tensor for tensors in groups.values() for tensor in tensors]
     yield f"base       {config.model.base or 'the bundled demo'}"
+    if config.model.beneath:
+        yield f"beneath    {config.model.beneath}, frozen"
     yield from (f"trained    {_count(tensors):>13,}  {name}" for name, tensors in groups.items() if tensors)
     yield f"           {_count(trained):>13,}  in all"
     yield f"frozen     {_count(_frozen(trainer)):>13,}  UNet and VAE, one copy, {_format(trainer)}"
@@ -106,6 +108,9 @@ def _networks(trainer: Trainer) -> Iterator[str]:
 def _steps(trainer: Trainer) -> Iterator[str]:
     run, share = trainer.config.run, trainer.share
     rounds = f"{run.batch_size} x {share.processes} processes x {run.accumulation} rounds"
+    warmup = trainer.config.loss.critic_warmup
+    if warmup:
+        yield f"warm-up    {min(warmup, run.steps):>13,}  of the steps train the critic alone"
     yield f"steps      {run.steps:>13,}  of {share.global_batch} crops ({rounds})"
     yield f"crops      {run.steps * share.global_batch:>13,}  of {trainer.config.data.crop} pixels in all"
     every, kept = run.checkpoint_every, run.keep_last or "all"

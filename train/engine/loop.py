@@ -30,10 +30,19 @@ from ..randomness.streams import stream
 from ..watch.pace import Pace, peak_memory
 from ..watch.report import TrainingLog
 from .agreement import check_agreement, from_first, together
+from .critic_file import load_critic, open_critic, write_critic
 from .feed import Feed
 from .interrupt import StopRequest
 from .same_run import check_same_run, library_versions, shared_settings, write_pictures
-from .setup import check_folder, embed_prompts, fingerprint, init_generator, make_folder, start_processes
+from .setup import (
+    check_folder,
+    embed_prompts,
+    fingerprint,
+    init_generator,
+    make_folder,
+    read_start,
+    start_processes,
+)
 from .shares import Share
 from .state import (
     checksum,
@@ -90,6 +99,13 @@ class Trainer:
         )
         self.step, self.best = 0, -float("inf")
         self.pace = Pace()
+        critic = open_critic(config.model) if config.model.critic_from else None
+        beneath = read_start(config.model.beneath) if config.model.beneath else None
+        self.beneath = (
+            ""
+            if beneath is None
+            else checksum([beneath.unet, beneath.vae, beneath.scale_unet, beneath.scale_vae])
+        )
         model = OSEDiff.from_pretrained(
             config.model.base or DEMO_BASE,
             dtype="float32",
@@ -103,9 +119,11 @@ class Trainer:
         )
         plain = sees_pictures(config.loss) or uses_hq_latents(config.loss)
         weights = stream(run.seed, "weights")
-        self.backbone = Backbone(model, config.model, weights, uses_critic(config.loss), plain)
+        self.backbone = Backbone(model, config.model, weights, uses_critic(config.loss), plain, beneath)
         if config.model.init_from:
             init_generator(self.backbone, config.model.init_from)
+        if critic is not None:
+            load_critic(critic, self.backbone, self.base)
         self._choose_numbers()
         uses_perceptual = config.loss.lambda_perceptual > 0
         perceptual = build_perceptual(config.loss.perceptual, self.device) if uses_perceptual else None
@@ -164,6 +182,7 @@ class Trainer:
             **shared_settings(self.config),
             "the step": self.step,
             "the base": self.base[:SHOWN],
+            "what lies beneath": self.beneath[:SHOWN],
             **{
                 f"the {name}": f"{len(entries)}, checksum {checksum(entries)[:SHOWN]}"
                 for name, entries in self.pictures.items()
@@ -180,12 +199,13 @@ class Trainer:
 
     def _one_step(self, batches: list[Batch], report: TrainingLog | None) -> None:
         run = self.config.run
-        rate, norms = self.stepper.generator_optimizer.learning_rate, {}
+        warming = self.step < self.config.loss.critic_warmup
+        rate, norms = 0.0 if warming else self.stepper.generator_optimizer.learning_rate, {}
         if report is not None and run.signals_every and self.step % run.signals_every == 0:
             norms = self.stepper.gradient_norms(batches[0])
         try:
             with self.pace.spent("step"):
-                values = self.stepper.step(batches) | norms
+                values = self.stepper.step(batches, warming) | norms
         except OSEDiffError as error:
             newest = self.save()
             raise OSEDiffError(
@@ -193,7 +213,7 @@ class Trainer:
             ) from error
         self.step += 1
         self.pace.seen(self.share.global_batch)
-        if self.ema is not None:
+        if self.ema is not None and not warming:
             self.ema.update()
         if report is None:
             return
@@ -205,7 +225,7 @@ class Trainer:
                 lq, sr, hq = self.validation.restored()
             report.samples(self.step, lq, sr, hq)
             measures = self.validation.measured(sr, hq)
-            if self.ema is not None:
+            if self.ema is not None and not warming:
                 measures["step to average"] = self.validation.agreement(sr)
             report.measures(self.step, measures)
 
@@ -244,12 +264,18 @@ class Trainer:
             out.mkdir(parents=True, exist_ok=True)
             with self._exported():
                 checkpoint = self.backbone.checkpoint(self._metadata())
-            write_checkpoint(out / f"osediff_{self.step:07d}.safetensors", checkpoint)
-            write_checkpoint(out / NEWEST, checkpoint)
-            if self._is_best():
-                write_checkpoint(out / BEST, checkpoint)
+            for name in (
+                f"osediff_{self.step:07d}.safetensors",
+                NEWEST,
+                *([BEST] if self._is_best() else []),
+            ):
+                write_checkpoint(out / name, checkpoint)
+                if self.config.run.keep_critic:
+                    write_critic(
+                        out / name.replace("osediff", "critic"), self.backbone, self.base, checkpoint.metadata
+                    )
             write_state(state_path(out, self.step), self._state(chances))
-            for pattern in ("osediff_*.safetensors", "state_*.pt"):
+            for pattern in ("osediff_*.safetensors", "critic_*.safetensors", "state_*.pt"):
                 prune(out, pattern, keep, self.step)
         except (OSEDiffError, OSError) as error:
             raise OSEDiffError(f"step {self.step} is not saved: {error}. {self._what_stands()}") from error
@@ -277,7 +303,7 @@ class Trainer:
 
     def _take_up(self, path: Path, state: Mapping[str, Any]) -> None:
         batch = self.share.global_batch
-        check_same_run(state, self.config, self.base, self.pictures, batch, path)
+        check_same_run(state, self.config, self.base, self.beneath, self.pictures, batch, path)
         self.step, self.best = state["step"], state["best"]
         self.backbone.load_generator(state["generator"])
         self.stepper.generator_optimizer.restore(state["generator_updater"])
@@ -295,6 +321,7 @@ class Trainer:
             "best": self.best,
             "config": to_toml(self.config),
             "base": self.base,
+            "beneath": self.beneath,
             "pictures": write_pictures(self.pictures),
             "global_batch": self.share.global_batch,
             "libraries": library_versions(),

@@ -22,13 +22,14 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy", "pillow")
 PLACES = {"data.sources", "data.lq_sources", "data.validation", "data.validation_lq"}
 """Where the pictures lie. The pictures are compared, not the places."""
 FREE = {
-    "model.base", "model.vocabulary", "model.init_from", "model.licence", "data.cache_mb",
-    "optim.max_skipped", "optim.skip_above", "run.out", "run.overwrite", "run.resume", "run.steps",
-    "run.batch_size", "run.accumulation", "run.workers", "run.device", "run.recompute", "run.log_every",
-    "run.sample_every", "run.signals_every", "run.checkpoint_every", "run.keep_last", "run.tracker",
+    "model.base", "model.vocabulary", "model.init_from", "model.critic_from", "model.beneath",
+    "model.licence", "data.cache_mb", "optim.max_skipped", "optim.skip_above", "run.out", "run.overwrite",
+    "run.resume", "run.steps", "run.batch_size", "run.accumulation", "run.workers", "run.device",
+    "run.recompute", "run.log_every", "run.sample_every", "run.signals_every", "run.checkpoint_every",
+    "run.keep_last", "run.keep_critic", "run.tracker",
 }  # fmt: skip
 """Settings that may differ between a state and the run that takes it up. The base itself is compared, not its
-path, and of batch sizes their product over processes and rounds."""
+path, what lies beneath likewise, and of batch sizes their product over processes and rounds."""
 CHANGEABLE = {
     "optim.learning_rate", "optim.output_lr_scale", "optim.warmup_steps", "optim.decay_steps",
     "optim.weight_decay", "optim.max_grad_norm",
@@ -58,6 +59,7 @@ def check_same_run(
     state: Mapping[str, Any],
     config: TrainConfig,
     base: str,
+    beneath: str,
     pictures: Pictures,
     global_batch: int,
     path: Path,
@@ -79,6 +81,8 @@ def check_same_run(
         differences.append(f"pictures per step ({state['global_batch']} then, {global_batch} now)")
     if state["base"] != base:
         differences.append(f"the base (other weights than in {then.get('model.base') or 'the bundled demo'})")
+    if state.get("beneath", "") != beneath:
+        differences.append(f"model.beneath (another checkpoint than {then.get('model.beneath') or 'none'})")
     if "pictures" in state:
         differences += _other_pictures(read_pictures(state["pictures"]), pictures)
     if differences:

@@ -144,6 +144,11 @@ def fingerprint(model: OSEDiff) -> str:
     return digest.hexdigest()
 
 
+def read_start(path: str) -> Checkpoint:
+    """Read a checkpoint that a run starts with; "demo" is the bundled one."""
+    return read_checkpoint(DEMO_WEIGHTS if path == "demo" else path)
+
+
 def init_generator(backbone: Backbone, path: str) -> None:
     """Start the generator from a checkpoint: the same function, whatever its rank and alpha.
 
@@ -151,7 +156,7 @@ def init_generator(backbone: Backbone, path: str) -> None:
     their columns of B are zero.
     Raises OSEDiffError where the checkpoint has more than the configured networks, or does not fit the base.
     """
-    checkpoint, config = read_checkpoint(DEMO_WEIGHTS if path == "demo" else path), backbone.config
+    checkpoint, config = read_start(path), backbone.config
     start = dict(backbone.generator_parameters())
     tensors = _grown(checkpoint, start, config.lora_alpha)
     missing = start.keys() - tensors.keys()

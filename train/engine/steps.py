@@ -43,15 +43,17 @@ class Stepper:
         context = Context(backbone, perceptual, negative_embeds, alphas_cumprod, config.run.seed, updater)
         self.objectives, self.opponents = build_objectives(config.loss, context), context.opponents
 
-    def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def step(self, batches: Sequence[Batch], warming: bool = False) -> dict[str, Tensor]:
         """Take one step on the mean of the losses of one or more batches of one size.
 
+        warming: only the critic learns, and the generator with its optimizer stays as it is.
         Returns detached scalars by name, means over batches and processes. Raises OSEDiffError when the
         losses or gradients of too many steps were not finite; such a step does not reach the weights.
         """
-        restored, values = self._generator_step(batches)
-        for opponent in self.opponents.values():
-            values |= opponent.step(restored)
+        restored, values = self._only_restored(batches) if warming else self._generator_step(batches)
+        for name, opponent in self.opponents.items():
+            if name == "critic" or not warming:
+                values |= opponent.step(restored)
         updaters = [self.generator_optimizer, *(opponent.updater for opponent in self.opponents.values())]
         skipped = sum(updater.guard.total for updater in updaters)
         return values | {"skipped": torch.tensor(float(skipped))}
@@ -66,6 +68,11 @@ class Stepper:
             values.append(named)
         means, norm = self.generator_optimizer.update(mean_of(values))
         return made, means | {"norm/generator": norm}
+
+    @torch.no_grad()
+    def _only_restored(self, batches: Sequence[Batch]) -> tuple[list[Restored], dict[str, Tensor]]:
+        values = mean_of([_odd(batch) for batch in batches])
+        return [self.restore(batch) for batch in batches], self.generator_optimizer.average((), values)
 
     def generator_loss(self, batch: Batch) -> tuple[Restored, Tensor, dict[str, Tensor]]:
         """Restore a batch: the result and the generator's loss, with graphs, and detached scalars by name."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from osediff_core.errors import OSEDiffError
-from osediff_core.lora import VAE_PARTS, vae_targets
+from osediff_core.lora import VAE_PARTS, A, vae_targets
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -72,6 +72,14 @@ def add_adapter(module: nn.Module, name: str, targets: list[str], rank: int, alp
         setattr(module.get_submodule(parent), child, side_by_side[key])
     for layer in lora_layers(side_by_side).values():
         vars(layer)["cast_input_dtype_enabled"] = False  # autocast does the casting, once
+
+
+def add_frozen(module: nn.Module, name: str, tensors: Mapping[str, Tensor], rank: int, alpha: float) -> None:
+    """Put LoRA called `name` beside the layers of a checkpoint's part, with its values; nobody trains it."""
+    layers = [key.removesuffix(A) for key in tensors if key.endswith(A)]
+    add_adapter(module, name, layers, rank, alpha)
+    own = adapter_tensors(module, name, "")
+    copy_strictly(own, {key: tensors[key] for key in own})
 
 
 def lora_layers(module: nn.Module) -> dict[str, LoraLayer]:

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from osediff_core.lora import unet_targets
+from osediff_core.errors import OSEDiffError
+from osediff_core.lora import check_fit, unet_targets
 from osediff_core.model import OSEDiff
 from osediff_core.weights.checkpoint import Checkpoint
 
@@ -17,6 +18,7 @@ from .adapters import (
     SwitchedConv2d,
     adapter_tensors,
     add_adapter,
+    add_frozen,
     compute_merged,
     copy_strictly,
     init_lora,
@@ -30,12 +32,16 @@ from .config import ModelConfig
 from .guidance import guided
 from .plain_encoder import PlainEncoder
 from .recompute import Recompute, recompute_activations
+from .summed import summed
 
 Role = Literal["generator", "teacher", "critic"]
 
 VAE_ADAPTER = "default_encoder"
 MIDDLE = "default_others"
 """The group that holds the UNet's middle block."""
+BENEATH = "beneath"
+"""The adapters, of UNet and VAE, that lie frozen under the generator's."""
+CONV_IN = ("conv_in.weight", "conv_in.bias")
 PREFIX: dict[Role, str] = {"generator": "default_", "critic": "critic_"}
 
 
@@ -53,31 +59,42 @@ class Backbone:
         generator: torch.Generator,
         with_critic: bool = True,
         with_plain_encoder: bool = False,
+        beneath: Checkpoint | None = None,
     ) -> None:
-        """Freeze the model and add adapters to it in place: A drawn from `generator` (CPU), B zero."""
+        """Freeze the model and add adapters to it in place: A drawn from `generator` (CPU), B zero.
+
+        beneath: what the generator has under its adapters, frozen. Raises OSEDiffError where it does not fit.
+        """
         self.model = model.requires_grad_(False)
         self.config = config
         self.plain_encoder = PlainEncoder(model.vae) if with_plain_encoder else None
         self._autocast: Callable[[], AbstractContextManager] = _no_autocast
+        self.beneath = beneath
         self._targets = {group: names for group, names in unet_targets(model.unet).items() if names}
+        targets = trained_vae_targets(model.vae, config.train_vae)
+        if beneath is not None:  # from here on, layers have other names inside
+            self._lay(beneath)
         roles: list[Role] = ["generator", "critic"] if with_critic else ["generator"]
         for role in roles:
             for group in self._groups(role):
                 adapter, names = self._adapter(group, role), self._targets[group]
                 add_adapter(model.unet, adapter, names, config.rank_unet, config.lora_alpha)
-        targets = trained_vae_targets(model.vae, config.train_vae)
         if targets:  # a VAE of no layers has none
             add_adapter(model.vae, VAE_ADAPTER, targets, config.rank_vae, config.lora_alpha)
-        self._conv_in = switch_conv_in(model.unet) if config.train_conv_in else None
+        under = {} if beneath is None else beneath.unet
+        conv_in = {key: tensor for key, tensor in under.items() if key in CONV_IN}
+        self._conv_in = switch_conv_in(model.unet) if config.train_conv_in or conv_in else None
+        if self._conv_in is not None:
+            copy_strictly({key: self._conv_in_tensors()[key] for key in conv_in}, conv_in)
         self._lora_layers = lora_layers(model.unet)
         self._active: list[str] = []
         share_active(self._lora_layers.values(), self._active)
+        share_active(lora_layers(model.vae).values(), [BENEATH, VAE_ADAPTER])
+        model.requires_grad_(False)
         init_lora(self.generator_parameters() | self._vae_tensors(), generator)
         init_lora(self.critic_parameters(), generator)
         for parameter in [*self.generator_parameters().values(), *self.critic_parameters().values()]:
             parameter.requires_grad_(True)  # and stays trainable in every role
-        if config.train_vae == "none":
-            model.vae.requires_grad_(False)
         self._play("generator")
 
     # ---- roles -------------------------------------------------------------------------------------
@@ -93,6 +110,23 @@ class Backbone:
     def as_critic(self) -> AbstractContextManager[None]:
         """Use the critic's adapters on the plain base."""
         return self._role_of("critic")
+
+    def _lay(self, beneath: Checkpoint) -> None:
+        """Put the adapters of a checkpoint into UNet and VAE, before any others."""
+        unet, vae = self.model.unet, self.model.vae
+        for network, tensors in ((unet, beneath.unet), (vae, beneath.vae)):
+            try:
+                check_fit(network, tensors)
+            except OSEDiffError as error:
+                raise OSEDiffError(f"model.beneath cannot be used: {error}") from error
+            whole = [key for key in tensors if ".lora_" not in key and (network is vae or key not in CONV_IN)]
+            if whole:
+                raise OSEDiffError(
+                    f"model.beneath has {min(whole)} trained in full, expected LoRA and the UNet's conv_in: "
+                    "give a checkpoint of this project, or the published one"
+                )
+        add_frozen(unet, BENEATH, beneath.unet, beneath.rank_unet, beneath.alpha_unet)
+        add_frozen(vae, BENEATH, beneath.vae, beneath.rank_vae, beneath.alpha_vae)
 
     def _groups(self, role: Role) -> list[str]:
         """Name the groups of the UNet's layers that a role adapts."""
@@ -118,7 +152,8 @@ class Backbone:
     def _play(self, role: Role) -> None:
         """Switch every adapted layer of the UNet, through the one list that all of them look at."""
         groups = self._groups(role) if role in PREFIX else []
-        self._active[:] = [self._adapter(group, role) for group in groups]
+        under = [BENEATH] if role == "generator" and self.beneath is not None else []
+        self._active[:] = [*under, *(self._adapter(group, role) for group in groups)]
         if self._conv_in is not None:
             self._conv_in.trained = role == "generator"
         self.role: Role = role
@@ -197,14 +232,22 @@ class Backbone:
     def generator_parameters(self) -> dict[str, nn.Parameter]:
         """Name every tensor that the generator trains as checkpoints do: "unet.<module>.lora_A.weight"."""
         found = adapter_tensors(self.model.unet, PREFIX["generator"], "unet.")
-        if self._conv_in is not None:
-            found["unet.conv_in.weight"] = self._conv_in.own_weight
-            if self._conv_in.own_bias is not None:
-                found["unet.conv_in.bias"] = self._conv_in.own_bias
+        if self.config.train_conv_in:
+            found |= {f"unet.{key}": parameter for key, parameter in self._conv_in_tensors().items()}
         return found if self.config.train_vae == "none" else found | self._vae_tensors()
 
     def _vae_tensors(self) -> dict[str, nn.Parameter]:
         return adapter_tensors(self.model.vae, VAE_ADAPTER, "vae.")
+
+    def _conv_in_tensors(self) -> dict[str, nn.Parameter]:
+        assert self._conv_in is not None
+        own = (self._conv_in.own_weight, self._conv_in.own_bias)
+        return {key: parameter for key, parameter in zip(CONV_IN, own, strict=True) if parameter is not None}
+
+    def frozen_set(self) -> dict[str, nn.Parameter]:
+        """Name the adapters that lie under the generator's, likewise; empty where there are none."""
+        unet, vae = self.model.unet, self.model.vae
+        return adapter_tensors(unet, BENEATH, "unet.") | adapter_tensors(vae, BENEATH, "vae.")
 
     def critic_parameters(self) -> dict[str, nn.Parameter]:
         """Name every tensor that the critic trains, likewise; empty without a critic."""
@@ -219,10 +262,10 @@ class Backbone:
         copy_strictly(self.critic_parameters(), tensors)
 
     def checkpoint(self, metadata: dict[str, str]) -> Checkpoint:
-        """Copy the generator's tensors into a checkpoint, float32 on the CPU."""
+        """Copy the generator's tensors into a checkpoint, float32 on the CPU, with what lies beneath them."""
         parameters = self.generator_parameters() | self._vae_tensors()  # untrained ones change nothing
         tensors = {k: p.detach().float().cpu().clone() for k, p in parameters.items()}
-        return Checkpoint(
+        own = Checkpoint(
             unet={k.removeprefix("unet."): t for k, t in tensors.items() if k.startswith("unet.")},
             vae={k.removeprefix("vae."): t for k, t in tensors.items() if k.startswith("vae.")},
             rank_unet=self.config.rank_unet,
@@ -231,6 +274,7 @@ class Backbone:
             alpha_vae=self.config.lora_alpha,
             metadata=metadata,
         )
+        return own if self.beneath is None else summed(self.beneath, own)
 
     # ---- numerical format and memory ---------------------------------------------------------------
 
@@ -243,6 +287,7 @@ class Backbone:
         unet, vae = self.model.unet, self.model.vae
         ends = [vae.quant_conv or vae.encoder.conv_out, unet.conv_norm_out, unet.conv_out]
         exact = {id(p) for module in [unet.conv_in, *ends] for p in module.parameters()}
+        exact |= {id(p) for p in self.frozen_set().values()}
         for parameter in [*unet.parameters(), *vae.parameters()]:
             if not parameter.requires_grad and id(parameter) not in exact:
                 parameter.data = parameter.data.to(dtype)

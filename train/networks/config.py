@@ -44,3 +44,8 @@ class ModelConfig:
     init_from: str = ""
     """A checkpoint, ours or the published .pkl, to start the generator from, or "demo", the bundled one;
     critic and optimizer are new."""
+    beneath: str = ""
+    """A checkpoint, named as for `init_from`, that stays as it is: what is trained comes on top of it, and
+    the checkpoint written is the sum. Teacher and critic do not see it."""
+    critic_from: str = ""
+    """A critic that another run on this base wrote (`run.keep_critic`), to start the critic from."""

@@ -25,6 +25,8 @@ class CriticSettings:
     """Smallest diffusion timestep of the critic's loss, 0 to 999."""
     critic_last_step: int = 1000
     """The critic's loss draws timesteps below this one, up to 1000."""
+    critic_warmup: int = 0
+    """First steps of the run in which only the critic learns; the generator and its schedule wait."""
     critic_draws: Literal["own", "shared"] = "own"
     """Noise and timesteps of the critic's first step: its own (published), or those of VSD (Algorithm 1)."""
 

@@ -25,6 +25,8 @@ def averaging(accelerator: Accelerator) -> Average:
     def average(parameters: Iterable[nn.Parameter], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         gradients = [p.grad for p in parameters if p.grad is not None]
         scalars = [value.detach().float().reshape(1) for value in values.values()]
+        if not gradients and not scalars:
+            return {}
         flat = torch.cat([*(g.float().flatten() for g in gradients), *scalars])  # (gradients + values,)
         flat = accelerator.reduce(flat, reduction="mean")
         pieces = flat.split([*(g.numel() for g in gradients), *(1 for _ in scalars)])  # pyright: ignore[reportAttributeAccessIssue]

@@ -21,6 +21,8 @@ PATHS = (
     "base",
     "vocabulary",
     "init_from",
+    "critic_from",
+    "beneath",
     "sources",
     "lq_sources",
     "validation",
