@@ -19,6 +19,10 @@ from train.optim.averages import averaging
 
 ROOT = Path(__file__).parents[2]
 STEPS = 5
+GATE = 1e-5
+SMOOTH = 1e-3
+"""An epsilon far above what rounding leaves in the gradients, here 1e-6 at most: a step of AdamW is then
+never the sign of a rounding error, and weights are as near as gradients are."""
 
 
 def launch(processes, *arguments):
@@ -37,7 +41,8 @@ def settings(config, tmp_path):
     """Four pictures a step; the loss of the critic is loud enough to move its weights."""
     run = {"steps": STEPS, "batch_size": 4, "tracker": "tensorboard", "sample_every": 3, "sample_count": 1}
     return config(
-        run=run | {"checkpoint_every": 2, "out": str(tmp_path / "one")}, optim={"learning_rate": 1e-3}
+        run=run | {"checkpoint_every": 2, "out": str(tmp_path / "one")},
+        optim={"learning_rate": 1e-3, "epsilon": SMOOTH},
     )
 
 
@@ -66,17 +71,18 @@ def test_processes_train_as_one(settings, tmp_path, processes, batch_size, round
     file = tmp_path / "many.toml"
     file.write_text(to_toml(replace(settings, run=run)))
     launch(processes, ROOT / "tests" / "train" / "ranks.py", file, tmp_path)
-    together, apart = (
+    together, apart, astray = (
         [torch.load(tmp_path / f"{what}_{rank}.pt", weights_only=True) for rank in range(processes)]
-        for what in ("together", "apart")
+        for what in ("together", "apart", "astray")
     )
     alone = Trainer(settings, build_dataset(settings.data, settings.degradation, 123), Accelerator(cpu=True))
     start = weights(alone)
     alone.run()
     assert all(farthest(together[0], other) == 0 for other in together[1:])
-    assert farthest(together[0], weights(alone)) <= 1e-5
-    assert farthest(start, together[0]) > 1e-3, "control: the steps moved the weights"
-    assert farthest(apart[0], apart[1]) > 1e-5, "control: without averaging they go their own ways"
+    assert farthest(together[0], weights(alone)) <= GATE
+    assert farthest(start, together[0]) > 100 * GATE, "control: the steps moved the weights"
+    assert farthest(apart[0], apart[1]) > GATE, "control: without averaging they go their own ways"
+    assert farthest(astray[0], weights(alone)) > 10 * GATE, "control: other pictures, other weights"
 
     one, many = Path(settings.run.out), tmp_path / "many"
     for folder in (one, many):
@@ -84,6 +90,49 @@ def test_processes_train_as_one(settings, tmp_path, processes, batch_size, round
     names = [sorted(p.name for p in folder.rglob("*") if "tfevents" not in p.name) for folder in (one, many)]
     assert names[0] == names[1]
     assert "state_0000004.pt" in names[1]
+
+
+def one_step(config, batches):
+    """Take a step; returns each network's gradients as AdamW gets them, and its weights after it."""
+    trainer = Trainer(config, build_dataset(config.data, config.degradation, 123), Accelerator(cpu=True))
+    updaters = trainer.stepper.generator_optimizer, trainer.stepper.opponents["critic"].updater
+    gradients = []
+    for updater in updaters:
+        clip = updater.clip
+
+        def look(updater=updater, clip=clip):
+            norm = clip()
+            gradients.append(torch.cat([p.grad.flatten() for p in updater.parameters]))
+            return norm
+
+        updater.clip = look
+    trainer.stepper.step(batches(trainer))
+    after = [torch.cat([p.detach().flatten() for p in updater.parameters]) for updater in updaters]
+    return gradients, after
+
+
+def first_batches(trainer):
+    return next(trainer.feed.rounds(0))
+
+
+def relative(one, other):
+    return [((a - b).norm() / a.norm()).item() for a, b in zip(one, other, strict=True)]
+
+
+@pytest.mark.slow
+def test_the_published_epsilon_parts_only_weights_whose_gradients_are_nearly_zero(config):
+    """A step of four pictures at once and one by one, which add up the same numbers in another order."""
+    one = config(run={"batch_size": 4}, optim={"learning_rate": 1e-3})
+    four = replace(one, run=replace(one.run, batch_size=1, accumulation=4))
+    gradients, after = one_step(one, first_batches)
+    others, others_after = one_step(four, first_batches)
+    wrong, _ = one_step(four, lambda trainer: first_batches(trainer)[:3] + next(trainer.feed.rounds(1))[:1])
+    assert max(relative(gradients, others)) <= GATE
+    assert min(relative(gradients, wrong)) > 1000 * GATE, "control: one picture of four is another"
+    for gradient, a, b in zip(gradients, after, others_after, strict=True):
+        apart = (a - b).abs() > GATE / 10
+        assert gradient[apart].abs().max() < 1e-5 * gradient.abs().max()
+        assert apart.sum() < len(apart) / 100
 
 
 def test_one_exchange_carries_gradients_and_numbers():

@@ -47,9 +47,10 @@ LOOK_AT = 64  # numbers per tensor that tell one base from another
 def start_processes(run: RunConfig) -> Accelerator:
     """Meet the other processes of the run, if it was launched with several, and find this one's device.
 
-    Raises OSEDiffError where `accelerate launch` was given what this trainer would not do.
+    Raises OSEDiffError where a launcher was given what this trainer would not do.
     """
     refuse_ignored(os.environ, run)
+    check_restarts(os.environ, run)
     try:
         from accelerate import Accelerator
     except ImportError as error:
@@ -58,6 +59,8 @@ def start_processes(run: RunConfig) -> Accelerator:
         ) from error
     # Told that there is no card, accelerate lets processes meet over gloo; otherwise each would train alone.
     cpu = resolve_device(run.device).type == "cpu"
+    if started_again(os.environ):
+        meet_again(os.environ)
     accelerator = Accelerator(cpu=cpu, mixed_precision="no")  # numerical formats are the networks' own
     if accelerator.num_processes == 1 and launched_as_several(os.environ):
         log.warning(
@@ -89,6 +92,43 @@ def launched_as_several(environment: Mapping[str, str]) -> bool:
     """
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment
     return by_accelerate and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment
+
+
+def check_restarts(environment: Mapping[str, str], run: RunConfig) -> None:
+    """Refuse restarts by torchrun that could not go on with the run; warn of those that would not meet."""
+    if not int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        return
+    if not run.resume:
+        raise OSEDiffError(
+            "torchrun was asked to start the processes again where one dies (--max_restarts), and without "
+            "run.resume they would begin anew or refuse their own folder: give --run.resume true too"
+        )
+    shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and environment.get("GROUP_WORLD_SIZE", "1") != "1" and environment.get("RANK") == "0":
+        log.warning(
+            "Processes on several machines may not find each other after a restart, because torchrun keeps "
+            "the addresses of before: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for it."
+        )
+
+
+def started_again(environment: Mapping[str, str]) -> bool:
+    """Say whether torchrun has started all processes of this machine again and keeps the addresses of before.
+
+    On several machines each launcher counts its own restarts, so that the count names no start.
+    """
+    restarted = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return restarted and shared and environment.get("GROUP_WORLD_SIZE") == "1"
+
+
+def meet_again(environment: Mapping[str, str]) -> None:
+    """Meet the other processes under keys of this start: those of before lead to processes that are gone."""
+    from torch.distributed import PrefixStore, TCPStore, init_process_group
+
+    rank, processes = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    kept = TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)
+    store = PrefixStore(f"start {environment['TORCHELASTIC_RESTART_COUNT']}", kept)
+    init_process_group(store=store, rank=rank, world_size=processes)  # the backend of each kind of device
 
 
 def check_folder(run: RunConfig) -> None:
