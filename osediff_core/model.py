@@ -14,6 +14,7 @@ from . import diffusion
 from .base.load import DEMO_BASE, DEMO_WEIGHTS, load_base, locate, resolve_device, resolve_dtype
 from .base.marker import read_marker
 from .base.network import Change
+from .base.precision import processor_dtype
 from .base.text import LoadText, embed
 from .device.compiled import compile_parts
 from .device.layout import lay_out
@@ -92,12 +93,14 @@ class OSEDiff(nn.Module):
 
         base: a folder in the diffusers layout, a single file, or the id of a model in the hub's cache.
         Neither: the bundled demo. `base` alone: a merged model, or the plain base, which was never trained to
-        restore. strength: of the trained weights, 0 is the base and 1 the checkpoint. vocabulary: a folder
-        with CLIP's vocabulary, for a single file, which has none. decoder: a file with another decoder for
-        the base's latents, such as the lighter one that is published for Stable Diffusion 2.1. offload:
-        "parts" keeps all in the host's memory, and `restore` and its steps move each part to the device only
-        while they need it. compile: UNet and VAE go through `torch.compile`, anew for every size of a tile,
-        and as they are where that fails. Raises OSEDiffError for what cannot be loaded.
+        restore. strength: of the trained weights, 0 is the base and 1 the checkpoint. dtype: "auto" is
+        float16 on cuda; on a processor that multiplies it, bfloat16 for a merged model that was measured to
+        come near float32 with it (`processor_dtype`); else float32. vocabulary: a folder with CLIP's
+        vocabulary, for a single file, which has none. decoder: a file with another decoder for the base's
+        latents, such as the lighter one that is published for Stable Diffusion 2.1. offload: "parts" keeps
+        all in the host's memory, and `restore` and its steps move each part to the device only while they
+        need it. compile: UNet and VAE go through `torch.compile`, anew for every size of a tile and number of
+        pictures at once, and as they are where that fails. Raises OSEDiffError for what cannot be loaded.
         """
         check_offload(offload)
         base, weights = _sources(base, weights)
@@ -106,8 +109,10 @@ class OSEDiff(nn.Module):
                 f"the strength must be a finite number, got {strength}: 1 is the trained model"
             )
         device = resolve_device(device)
+        merged = check_merged(base, weights, strength)
+        if dtype == "auto" and device.type == "cpu" and merged is not None and decoder is None:
+            dtype = processor_dtype(merged)
         dtype = resolve_dtype(dtype, device)
-        check_merged(base, weights, strength)
         checkpoint = None if weights is None else read_checkpoint(weights)
 
         def edit(name: str, network: nn.Module) -> Change | None:
@@ -263,14 +268,15 @@ def _sources(base: str | Path | None, weights: str | Path | None) -> tuple[str |
     return DEMO_BASE, DEMO_WEIGHTS
 
 
-def check_merged(base: str | Path, weights: Path | None, strength: float) -> None:
-    """Refuse to fold anything into a base that has its checkpoint in it already."""
+def check_merged(base: str | Path, weights: Path | None, strength: float) -> dict[str, str] | None:
+    """Return what a merged base says of itself, None for another, and refuse to fold anything into one."""
     merged = read_marker(locate(base))
     if merged is not None and (weights is not None or strength != 1):
         raise OSEDiffError(
             f"{base} has the checkpoint {merged.get('weights')} merged into it, for good and at strength "
             f"{merged.get('strength')}: leave out weights and strength, or use the base that it was made from"
         )
+    return merged
 
 
 def folding(name: str, network: nn.Module, checkpoint: Checkpoint, strength: float) -> Change:

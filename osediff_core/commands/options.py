@@ -153,7 +153,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("auto", *DTYPES),
         default="auto",
-        help="default auto: float16 on cuda, else float32",
+        help="default auto: float16 on cuda, else float32, or bfloat16 for merged models measured with it",
     )
     add("--compile", action="store_true", help="torch.compile, for many pictures of one size, where it works")
     _add_memory_options(parser)

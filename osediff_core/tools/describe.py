@@ -17,6 +17,7 @@ from ..base.hub_cache import is_hub_id
 from ..base.load import find_parts, locate, read_conv_in
 from ..base.marker import read_marker
 from ..base.network import empty_network
+from ..base.precision import MEASURED
 from ..base.single_file import single_file_parts
 from ..errors import OSEDiffError
 from ..lora import A, B, check_fit, lora_delta
@@ -231,6 +232,8 @@ def _folder(place: Path) -> Description:
         }
         if "decoder" in merged:
             facts["decoder"] = merged["decoder"]
+        if MEASURED in merged:
+            facts["bfloat16"] = f"{merged[MEASURED]} dB from float32 at worst, on five small pictures"
         kind = "an OSEDiff model, its checkpoint merged into the base"
         return Description(kind, facts | _training(merged), merged.get("config", ""))
     missing = [name for name in FOLDERS if not (place / name).is_dir()]

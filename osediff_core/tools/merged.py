@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,16 @@ from ..base.load import find_parts, read_schedule
 from ..base.marker import marked, write_marker
 from ..base.network import empty_network, fill
 from ..base.original_names import ORIGINAL, in_original_names
+from ..base.precision import MEASURED
 from ..base.text import write_empty_prompt
+from ..device.memory import NotEnoughMemoryError
 from ..errors import OSEDiffError
 from ..model import OSEDiff, check_merged, folding
 from ..network.config import UNetConfig, VAEConfig
 from ..pipeline.runtime import converted
 from ..weights.checkpoint import Checkpoint, read_checkpoint, save_tensors
 from ..whole_files import write_folder
+from .bfloat16 import worst_psnr
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -41,7 +45,8 @@ def write_merged(
     """Write a new folder that holds `base` with `weights` folded in, marked as an OSEDiff model.
 
     LoRA is folded in float32 and rounded once to `dtype`. vocabulary, decoder: as for
-    `OSEDiff.from_pretrained`. The folder is written beside and then renamed. Raises OSEDiffError if it
+    `OSEDiff.from_pretrained`. The mark says how near its bfloat16 comes to float32 (`worst_psnr`), where the
+    memory suffices to find out. The folder is written beside and then renamed. Raises OSEDiffError if it
     exists, cannot be written, or if base, weights or decoder cannot be loaded.
     """
     out = Path(out)
@@ -64,6 +69,8 @@ def write_merged(
 
     def write(folder: Path) -> None:
         _save(folder, model, schedule)
+        with suppress(NotEnoughMemoryError):
+            about[MEASURED] = f"{worst_psnr(model):.1f}"
         write_marker(folder, about)
 
     write_folder(out, write)

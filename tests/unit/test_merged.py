@@ -13,6 +13,14 @@ from osediff_core.errors import OSEDiffError
 from osediff_core.tools.merged import write_merged
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _measured():
+    """What bfloat16 costs is measured in test_bfloat16.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("osediff_core.tools.merged.worst_psnr", lambda model: 47.11)
+        yield
+
+
 @pytest.fixture(scope="module")
 def merged(micro, tmp_path_factory):
     """The micro model, merged in float32."""
@@ -51,6 +59,7 @@ def test_the_mark_tells_what_is_in_it(merged, micro):
         "weights": "osediff.pkl",
         "strength": "1.0",
         "dtype": "float32",
+        "bfloat16_psnr": "47.1",
         "rank_unet": "4",
         "alpha_unet": "8.0",
         "rank_vae": "4",
