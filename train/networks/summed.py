@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ def summed(first: Checkpoint, second: Checkpoint) -> Checkpoint:
     """
     rank_unet, rank_vae = first.rank_unet + second.rank_unet, first.rank_vae + second.rank_vae
     return Checkpoint(
-        unet=_part([(one.unet, one.rank_unet, one.scale_unet) for one in (first, second)]),
-        vae=_part([(one.vae, one.rank_vae, one.scale_vae) for one in (first, second)]),
+        unet=_part(first.unet, second.unet, first.scale_unet, second.scale_unet),
+        vae=_part(first.vae, second.vae, first.scale_vae, second.scale_vae),
         rank_unet=rank_unet,
         alpha_unet=float(rank_unet),
         rank_vae=rank_vae,
@@ -31,24 +31,22 @@ def summed(first: Checkpoint, second: Checkpoint) -> Checkpoint:
     )
 
 
-def _part(sets: Sequence[tuple[Tensors, int, float]]) -> dict[str, Tensor]:
-    """Put sets of one network, each with its rank and scale, side by side."""
-    found = {key: tensor for tensors, _, _ in sets for key, tensor in tensors.items()}
-    for key, like in list(found.items()):
-        if not key.endswith((A, B)):
-            continue
-        side = 0 if key.endswith(A) else 1  # where the rank is: A (r, in, ...), B (out, r, ...)
-        found[key] = torch.cat(
-            [
-                tensors[key].float() * (scale if side else 1.0)
-                if key in tensors
-                else _zeros(like, side, rank)
-                for tensors, rank, scale in sets
-            ],
-            dim=side,
-        )
+def _part(first: Tensors, second: Tensors, first_scale: float, second_scale: float) -> dict[str, Tensor]:
+    both = {**first, **second}
+    found = {key: tensor for key, tensor in both.items() if not key.endswith((A, B))}
+    for layer in [key.removesuffix(A) for key in both if key.endswith(A)]:
+        pairs = [
+            _pair(layer, *sides) for sides in ((first, second, first_scale), (second, first, second_scale))
+        ]
+        found[layer + A] = torch.cat([a for a, _ in pairs])  # (r1 + r2, in, ...)
+        found[layer + B] = torch.cat([b for _, b in pairs], dim=1)  # (out, r1 + r2, ...)
     return found
 
 
-def _zeros(like: Tensor, side: int, rank: int) -> Tensor:
-    return torch.zeros(*like.shape[:side], rank, *like.shape[side + 1 :])
+def _pair(layer: str, tensors: Tensors, other: Tensors, scale: float) -> tuple[Tensor, Tensor]:
+    """Return A and scale B of a layer in float32; zeros, of this set's rank, where it has none."""
+    if layer + A in tensors:
+        return tensors[layer + A].float(), scale * tensors[layer + B].float()
+    rank = next(len(tensor) for key, tensor in tensors.items() if key.endswith(A))
+    a, b = other[layer + A], other[layer + B]
+    return torch.zeros(rank, *a.shape[1:]), torch.zeros(len(b), rank, *b.shape[2:])
