@@ -5,37 +5,53 @@ from __future__ import annotations
 import copy
 import dataclasses
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..config import TrainConfig
 from ..data import build_dataset
 from ..objectives.batch import Batch
 from ..objectives.draws import draw
+from ..optim.optimizers import Updater
 from .loop import Trainer
 from .setup import start_processes
 from .steps import Stepper
 
 MIB = 2**20
-PER_TRAINED = 20  # bytes of float32: value, gradient, two moments of AdamW, and a copy while it steps
+FLOAT = 4  # bytes of float32, which all is that is trained
+PER_TRAINED = 3 * FLOAT  # value and two moments of AdamW; gradients come and go with a step
+KEPT_PICTURES = 4  # that a round leaves until the step is over: LQ, HQ, restored, and HQ in [-1, 1]
 
 
 class MemoryMeter(TorchDispatchMode):
-    """Counts the bytes of tensors that come into being while it is entered; `peak` is the most at once."""
+    """Counts bytes of tensors while it is entered.
+
+    `peak`: of those that came into being, the most at once. `standing`: of the parameters that something was
+    computed with.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.live, self.peak = 0, 0
         self._seen: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._parameters: dict[int, int] = {}
+
+    @property
+    def standing(self) -> int:
+        """Bytes of parameters."""
+        return sum(self._parameters.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         from torch.utils._pytree import tree_leaves
 
+        for value in args:
+            if isinstance(value, nn.Parameter):
+                self._parameters[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self._seen:
@@ -62,28 +78,81 @@ def plan(config: TrainConfig) -> str:
     return "\n".join([*_networks(trainer), *_steps(trainer), *_memory(trainer)])
 
 
-def activation_bytes(stepper: Stepper, config: TrainConfig, side: int) -> int:
-    """Return the most memory that activations take in the generator's step, the largest part of a step.
+def memory(trainer: Trainer) -> dict[str, int]:
+    """Return the bytes that a process needs at most on its device, by what for; libraries come on top."""
+    config, stepper = trainer.config, trainer.stepper
+    updaters = [stepper.generator_optimizer, *(opponent.updater for opponent in stepper.opponents.values())]
+    trained = sum(_count(updater.parameters) for updater in updaters)
+    averaged = _count(stepper.generator_optimizer.parameters) if trainer.ema else 0
+    meter = dry_step(trainer, config, config.data.crop)
+    prompts = sum(p.nbytes for network in trainer.feed.prompter.networks for p in network.parameters())
+    return {
+        "frozen weights": meter.standing - trained * FLOAT,
+        **({"networks for prompts": prompts} if prompts else {}),
+        "trained tensors, AdamW": trained * PER_TRAINED + averaged * FLOAT,
+        f"activations, gradients, recompute {config.run.recompute}": meter.peak,
+    }
 
-    The step runs on tensors without contents, so that it costs little time and no memory. The critic's own
-    step, which comes when the generator's is over, needs less.
+
+def dry_step(trainer: Trainer, config: TrainConfig, side: int) -> MemoryMeter:
+    """Go through a step of generator and opponents, and the samples, on tensors without contents.
+
+    That costs little time and no memory. Nothing is updated. More than two rounds of a step only add what
+    each leaves behind.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    without = copy.copy(stepper)  # teacher and critic of VSD keep nothing
-    without.objectives = {name: made for name, made in stepper.objectives.items() if name != "vsd"}
-    model, count = stepper.backbone.model, config.run.batch_size
+    run, stepper = config.run, _still(trainer.stepper)
+    model, rounds = stepper.backbone.model, min(run.accumulation, 2)
     shape = (model.latent_channels, side // model.reduction, side // model.reduction)
-    draws = draw(0, range(count), shape, config.loss, torch.device("cpu"))
-    picture = torch.zeros(count, 3, side, side)
+
+    def batch(count: int) -> Batch:
+        draws = draw(0, range(count), shape, config.loss, torch.device("cpu"))
+        lq, hq = (torch.zeros(count, 3, side, side) for _ in range(2))
+        return Batch(lq, hq, draws)
+
     meter = MemoryMeter()
     with FakeTensorMode(allow_non_fake_inputs=True), meter:
-        _, total, _ = without.generator_loss(Batch(picture, picture, draws))
-        with stepper.backbone.as_generator():
-            total.backward()
-    for parameter in stepper.generator_optimizer.parameters:
-        parameter.grad = None
-    return meter.peak
+        shows = run.sample_every or run.best_by != "none"
+        samples = batch(run.sample_count) if shows else None  # stands through the run
+        batches = [batch(run.batch_size) for _ in range(rounds)]
+        stepper.step(batches)
+        meter.peak += (run.accumulation - rounds) * KEPT_PICTURES * batches[0].hq.nbytes
+        if run.signals_every:
+            stepper.gradient_norms(batches[0])
+        del batches
+        if samples is not None:
+            _restore_samples(trainer, samples)
+    return meter
+
+
+@torch.no_grad()
+def _restore_samples(trainer: Trainer, samples: Batch) -> None:
+    sr, _ = trainer.backbone.generate(samples.lq, trainer.stepper.prompt_embeds, None)
+    if trainer.validation.perceptual is not None:
+        trainer.validation.perceptual(sr * 2 - 1, samples.hq * 2 - 1)
+
+
+def _still(stepper: Stepper) -> Stepper:
+    """Copy a stepper whose networks are not updated: their gradients come, and are forgotten."""
+
+    def still(updater: Updater) -> Updater:
+        def update(values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+            for parameter in updater.parameters:
+                parameter.grad = None
+            return dict(values), torch.zeros(())
+
+        copied = copy.copy(updater)
+        vars(copied).update(backward=Tensor.backward, update=update)
+        return copied
+
+    copied = copy.copy(stepper)
+    copied.generator_optimizer = still(stepper.generator_optimizer)
+    opponents = stepper.opponents.items()
+    copied.opponents = {
+        name: dataclasses.replace(one, updater=still(one.updater), updates=1) for name, one in opponents
+    }
+    return copied
 
 
 def _networks(trainer: Trainer) -> Iterator[str]:
@@ -118,16 +187,7 @@ def _steps(trainer: Trainer) -> Iterator[str]:
 
 
 def _memory(trainer: Trainer) -> Iterator[str]:
-    stepper = trainer.stepper
-    updaters = [stepper.generator_optimizer, *(opponent.updater for opponent in stepper.opponents.values())]
-    trained = sum(_count(updater.parameters) for updater in updaters)
-    weights = sum(p.nbytes for p in _frozen(trainer))
-    activations = activation_bytes(trainer.stepper, trainer.config, trainer.config.data.crop)
-    rows = {
-        "frozen weights": weights,
-        "trained tensors, gradients, AdamW": trained * PER_TRAINED,
-        f"activations, recompute {trainer.config.run.recompute}": activations,
-    }
+    rows = memory(trainer)
     yield from (f"memory     {size / MIB:>9,.0f} MiB  {what}" for what, size in rows.items())
     yield f"           {sum(rows.values()) / MIB:>9,.0f} MiB  for each process: estimated, without libraries,"
     yield "                          workspaces, with the processor's rules for 16 bits"

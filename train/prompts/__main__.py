@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         sources = build_dataset(*parts).sources
         if config.data.validation:
             sources = [*sources, *build_validation(*parts).sources]
-        describe = build_describe(config.prompts, torch.device(resolve_device(args.device)))
+        describe, _ = build_describe(config.prompts, torch.device(resolve_device(args.device)))
         prompts = make_prompts(config, sources, describe)
     except OSEDiffError as error:
         return refuse(error)

@@ -54,14 +54,15 @@ Describe = Callable[[Tensor], list[str]]
 """Pictures (B, 3, H, W) in [0, 1] -> a prompt for each."""
 
 
-def build_describe(config: PromptConfig, device: torch.device) -> Describe:
-    """Load what looks at pictures. Raises OSEDiffError where it is not named or cannot be loaded."""
+def build_describe(config: PromptConfig, device: torch.device) -> tuple[Describe, nn.Module]:
+    """Load what looks at pictures, and its network. Raises OSEDiffError where that cannot be done."""
     if config.source == "description":
         from osediff_core.prompts.captioner import Captioner
 
         if not config.captioner:
             raise OSEDiffError('prompts.source = "description" needs prompts.captioner, a folder or hub id')
-        return Captioner.from_pretrained(config.captioner, device=device)
+        captioner = Captioner.from_pretrained(config.captioner, device=device)
+        return captioner, captioner.model
     from osediff_core.prompts.tagger import Tagger
 
     if not config.tagger:
@@ -69,7 +70,7 @@ def build_describe(config: PromptConfig, device: torch.device) -> Describe:
             'prompts.source = "tags" needs prompts.tagger, RAM\'s weights or what was converted'
         )
     tagger = Tagger.from_pretrained(config.tagger, config.dape or None, device=device)
-    return lambda pictures: [", ".join(tags) for tags in tagger.tags(pictures)]
+    return lambda pictures: [", ".join(tags) for tags in tagger.tags(pictures)], tagger.network
 
 
 class Prompter:
@@ -83,10 +84,14 @@ class Prompter:
         """
         self.config, self.fixed, self.model, self.device = config, fixed, model, device
         self.written = read_prompts(config) if config.source != "fixed" and config.file else None
-        looks = config.source != "fixed" and self.written is None
-        self.describe = build_describe(config, device) if looks else None
+        self.describe: Describe | None = None
+        self.networks: list[nn.Module] = []  # that stay on the device while training
         if config.source != "fixed":
             nn.Module.to(model.text_encoder, device)
+            self.networks.append(model.text_encoder)
+            if self.written is None:
+                self.describe, network = build_describe(config, device)
+                self.networks.append(network)
         self._kept: Recent[str, Tensor] = Recent(config.keep)
 
     def words(self, lq: Tensor, hq: Tensor, names: Sequence[str]) -> list[str] | None:
