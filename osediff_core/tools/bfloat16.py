@@ -53,7 +53,7 @@ def _restored(model: OSEDiff, dtype: torch.dtype) -> Tensor:
         convert(network, dtype)
     lay_out(model.vae, torch.device("cpu"))
     model.embeddings.clear()
-    return restore(model, pictures(), runtime=_AsItIs())
+    return restore(model, pictures(), vae="whole", runtime=_AsItIs())  # the same whatever memory is free
 
 
 def pictures() -> Tensor:
