@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ..base.precision import convert
 from ..device.layout import lay_out
-from ..device.memory import memory_in_words
+from ..device.memory import NotEnoughMemoryError, free_memory, memory_in_words
 from ..model import OSEDiff
+from ..pipeline.plan import CPU, SHARE
 from ..pipeline.run import restore
-from ..pipeline.runtime import Runtime
+from ..pipeline.runtime import Runtime, weight_bytes
 
 SIDE = 64  # pixels of a picture, which is restored to four times as many
 LINE, LETTER = 10, 6  # pixels of what looks like text
@@ -37,8 +38,13 @@ class _AsItIs(Runtime):
 def worst_psnr(model: OSEDiff) -> float:
     """Return the least PSNR of `pictures` restored in bfloat16 from them in float32, in dB; 0 if not finite.
 
-    The model is on the processor, and is rounded to bfloat16 in the end. Raises NotEnoughMemoryError.
+    The model is on the processor, and is rounded to bfloat16 in the end. Raises NotEnoughMemoryError, also
+    where the weights in float32 would not fit: a system that runs out ends the process, and asks nobody.
     """
+    networks = [model.unet, model.vae, model.text_encoder]
+    numbers, free = sum(p.numel() for network in networks for p in network.parameters()), free_memory(CPU)
+    if free is not None and numbers * torch.float32.itemsize - weight_bytes(networks) > SHARE * free:
+        raise NotEnoughMemoryError("the weights in float32 do not fit into the memory that is free")
     logger.info("measuring how near the model in bfloat16 comes to float32")
     exact = _restored(model, torch.float32)  # (N, 3, H, W) in [0, 1]
     errors = (_restored(model, torch.bfloat16) - exact).square().mean((1, 2, 3))  # (N,)
@@ -51,7 +57,7 @@ def worst_psnr(model: OSEDiff) -> float:
 def _restored(model: OSEDiff, dtype: torch.dtype) -> Tensor:
     for network in (model.unet, model.vae, model.text_encoder):
         convert(network, dtype)
-    lay_out(model.vae, torch.device("cpu"))
+    lay_out(model.vae, CPU)
     model.embeddings.clear()
     return restore(model, pictures(), vae="whole", runtime=_AsItIs())  # the same whatever memory is free
 

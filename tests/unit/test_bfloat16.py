@@ -193,3 +193,15 @@ def test_the_pictures_are_always_the_same_and_five_kinds():
     steps = first.diff(dim=-1).abs().mean((1, 2, 3))  # smooth, edges, text, clouds, noisy clouds
     assert steps[0] < steps[3] < steps[4] < steps[2]
     assert len({round(step, 3) for step in steps.tolist()}) == 5
+
+
+@pytest.mark.parametrize(("free", "measured"), [(1000, False), (None, True)])
+def test_weights_that_would_not_fit_in_float32_are_not_converted(micro, small, monkeypatch, free, measured):
+    model = OSEDiff.from_pretrained(micro / "tiny_sd", micro / "osediff.pkl", dtype="float16", device="cpu")
+    monkeypatch.setattr(bfloat16, "free_memory", lambda device: free)
+    if measured:
+        assert worst_psnr(model) > 0
+        return
+    with pytest.raises(NotEnoughMemoryError, match="float32"):
+        worst_psnr(model)
+    assert model.dtype == torch.float16
