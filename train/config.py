@@ -11,6 +11,7 @@ from osediff_core.errors import OSEDiffError
 
 from .data import DataConfig
 from .degradation import DegradationConfig
+from .evaluation.metric_table import read_metrics
 from .networks.config import PUBLISHED_NEGATIVE_PROMPT as PUBLISHED_NEGATIVE_PROMPT
 from .networks.config import ModelConfig
 from .networks.recompute import Recompute
@@ -34,6 +35,8 @@ AT_LEAST_0 = (
     "optim.max_skipped", "optim.skip_above", "run.workers", "run.sample_every", "run.keep_last",
     "run.signals_every",
 )  # fmt: skip
+MEASURES = ("psnr", "ssim", "perceptual")
+"""Of the sample pictures, that every run has."""
 AT_LEAST_1 = (
     "model.rank_unet", "model.rank_vae", "loss.critic_updates", "run.steps", "run.batch_size",
     "run.accumulation", "run.log_every", "run.checkpoint_every", "run.sample_count",
@@ -85,9 +88,12 @@ class RunConfig:
     keep_critic: bool = False
     """Write the critic beside each checkpoint, critic.safetensors beside osediff.safetensors, for
     `model.critic_from` of a later run."""
-    best_by: Literal["none", "psnr", "ssim", "perceptual"] = "none"
-    """Keep the checkpoint that restores the sample pictures best by this measure as osediff_best;
-    "perceptual" is the perceptual term of the loss, LPIPS say."""
+    metrics: tuple[str, ...] = ()
+    """Further measures of the sample pictures, by their names in train/evaluation/metrics.toml, such as
+    "clipiqa" or "drift"."""
+    best_by: str = "none"
+    """Keep the checkpoint that restores the sample pictures best by this measure as osediff_best: "psnr",
+    "ssim", "perceptual", which is the perceptual term of the loss, or one of `metrics`; "none" keeps none."""
     resume: bool | Literal["changed"] = False
     """Go on from the newest state in `out`; begin at the beginning where there is none. "changed": go on with
     another learning rate, schedule, weight decay or clipping than the state's."""
@@ -123,9 +129,21 @@ class TrainConfig:
             _require(share, f"{key} must be at least 0 and below 1, got {value}")
         crop = self.data.crop
         _require(crop % VAE_REDUCTION == 0, f"data.crop must be a multiple of {VAE_REDUCTION}, got {crop}")
+        self._check_measures()
         self._check_loss()
         self._check_critic()
         self._check_beneath()
+
+    def _check_measures(self) -> None:
+        run, known = self.run, {name for name, row in read_metrics().items() if row.of != "set"}
+        unknown = [name for name in run.metrics if name not in known]
+        sentence = f"run.metrics expects names among {', '.join(sorted(known))}, got {', '.join(unknown)}"
+        _require(not unknown, sentence)
+        choice = ("none", *MEASURES, *run.metrics)
+        sentence = (
+            f"run.best_by expects one of {', '.join(choice)}, got {run.best_by}; run.metrics adds others"
+        )
+        _require(run.best_by in choice, sentence)
 
     def _check_loss(self) -> None:
         loss = self.loss

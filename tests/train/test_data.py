@@ -30,7 +30,7 @@ from train.data.crops import draw_pair, seen_corners, vary_colour
 from train.data.sources import BLOCK, Mix
 from train.degradation import DegradationConfig, sharpen
 from train.engine.shares import Share
-from train.engine.validation import Validation
+from train.engine.validation import Validation, build_metrics
 
 DEGRADATION = DegradationConfig()
 
@@ -247,7 +247,7 @@ def test_folders_are_looked_through_once_where_workers_read(
         run={"workers": workers},
     )
     trained = build_dataset(made.data, made.degradation, made.run.seed)
-    shown = Validation(made, SimpleNamespace(dataset=trained), None, None).dataset
+    shown = Validation(made, SimpleNamespace(dataset=trained), None, None, {}).dataset
     assert len(looked) == looks
     assert len(shown.sources[0].items) == (1 if validation else 5)
     assert validation or torch.equal(shown[0]["hq"], trained[0]["hq"])
@@ -273,18 +273,45 @@ def test_real_pairs_may_be_validation_pictures(tmp_path, folder, config):
 
 def test_the_best_by_the_perceptual_term_is_the_lowest(config, folder):
     made = config(run={"best_by": "perceptual"}, data={"validation": (str(folder),)})
-    shown = Validation(made, SimpleNamespace(), None, lambda sr, hq: (sr - hq).abs().mean((1, 2, 3)))
+    shown = Validation(made, SimpleNamespace(), None, lambda sr, hq: (sr - hq).abs().mean((1, 2, 3)), {})
     hq = torch.full((2, 3, 16, 16), 0.5)
-    assert shown.worth(hq + 0.1, hq) == pytest.approx(-0.2)  # of pictures in [-1, 1]
-    assert shown.worth(hq + 0.1, hq) < shown.worth(hq, hq) == 0
+    assert shown.worth(hq, hq + 0.1, hq) == pytest.approx(-0.2)  # of pictures in [-1, 1]
+    assert shown.worth(hq, hq + 0.1, hq) < shown.worth(hq, hq, hq) == 0
     with pytest.raises(OSEDiffError, match=r'run\.best_by = "perceptual" needs loss\.perceptual'):
         replace(made, loss=replace(made.loss, perceptual="none"))
+
+
+@pytest.mark.parametrize("name", ["drift", "borders", "noise"])
+def test_a_run_may_be_measured_by_any_metric_and_be_the_best_by_it(config, folder, name):
+    made = config(run={"metrics": (name,), "best_by": name}, data={"validation": (str(folder),)})
+    metrics = build_metrics(made.run.metrics, torch.device("cpu"))
+    shown = Validation(made, SimpleNamespace(), None, None, metrics)
+    noise = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    lq = hq = torch.full((2, 3, 32, 32), 0.5)
+    near, far = shown.measured(lq, lq, hq), shown.measured(lq, 0.4 + 0.2 * noise, hq)
+    assert set(near) == {"psnr", "ssim", name}
+    alone = metrics[name](*[(images[:1] * 255).round().byte() for images in (lq, lq)])
+    assert near[name] == pytest.approx(alone, nan_ok=True)
+    if name != "borders":  # which pictures of one tile have none of
+        assert near[name] < far[name]
+        assert shown.worth(lq, lq, hq) > shown.worth(lq, 0.4 + 0.2 * noise, hq)
+
+
+def test_what_cannot_be_measured_is_said_before_anything_is_loaded(config, folder):
+    with pytest.raises(OSEDiffError, match=r"run\.metrics expects names among .*drift.*, got fid, bogus"):
+        config(run={"metrics": ("fid", "drift", "bogus")})
+    with pytest.raises(OSEDiffError, match=r"run\.best_by expects one of none, psnr.*, drift, got noise"):
+        config(run={"metrics": ("drift",), "best_by": "noise"})
+    with pytest.raises(OSEDiffError, match=r"musiq of run\.metrics needs pyiqa"):
+        build_metrics(["musiq"], torch.device("cpu"))
 
 
 def test_validation_pictures_are_read_once(config, folder):
     made = config(run={"sample_count": 2}, data={"validation": (str(folder),)})
     read = []
-    shown = Validation(made, SimpleNamespace(batch=lambda sample: read.append(sample) or "batch"), None, None)
+    shown = Validation(
+        made, SimpleNamespace(batch=lambda sample: read.append(sample) or "batch"), None, None, {}
+    )
     assert (shown.batch, shown.batch, len(read)) == ("batch", "batch", 1)
     assert read[0]["hq"].shape == (2, 3, 64, 64)
 

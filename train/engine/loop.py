@@ -55,7 +55,7 @@ from .state import (
     write_state,
 )
 from .steps import Batch, Stepper
-from .validation import Validation
+from .validation import Validation, build_metrics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -99,6 +99,7 @@ class Trainer:
         )
         self.step, self.best = 0, -float("inf")
         self.pace = Pace()
+        metrics = build_metrics(run.metrics, self.device)
         critic = open_critic(config.model) if config.model.critic_from else None
         beneath = read_start(config.model.beneath) if config.model.beneath else None
         self.beneath = (
@@ -127,7 +128,7 @@ class Trainer:
         self._choose_numbers()
         uses_perceptual = config.loss.lambda_perceptual > 0
         perceptual = build_perceptual(config.loss.perceptual, self.device) if uses_perceptual else None
-        self.validation = Validation(config, self.feed, self.backbone, perceptual)
+        self.validation = Validation(config, self.feed, self.backbone, perceptual, metrics)
         self.pictures = {"training pictures": dataset.listing()}
         if config.data.validation:
             self.pictures["validation pictures"] = self.validation.dataset.listing()
@@ -224,7 +225,7 @@ class Trainer:
             with self._exported():
                 lq, sr, hq = self.validation.restored()
             report.samples(self.step, lq, sr, hq)
-            measures = self.validation.measured(sr, hq)
+            measures = self.validation.measured(lq, sr, hq)
             if self.ema is not None and not warming:
                 measures["step to average"] = self.validation.agreement(sr)
             report.measures(self.step, measures)
@@ -344,8 +345,8 @@ class Trainer:
         if self.config.run.best_by == "none":
             return False
         with self._exported():
-            _, sr, hq = self.validation.restored()
-        value = self.validation.worth(sr, hq)
+            samples = self.validation.restored()
+        value = self.validation.worth(*samples)
         if not value > self.best:  # a value that is no number is not the best either
             return False
         self.best = value

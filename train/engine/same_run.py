@@ -26,7 +26,7 @@ FREE = {
     "model.licence", "data.cache_mb", "optim.max_skipped", "optim.skip_above", "run.out", "run.overwrite",
     "run.resume", "run.steps", "run.batch_size", "run.accumulation", "run.workers", "run.device",
     "run.recompute", "run.log_every", "run.sample_every", "run.signals_every", "run.checkpoint_every",
-    "run.keep_last", "run.keep_critic", "run.tracker",
+    "run.keep_last", "run.keep_critic", "run.metrics", "run.tracker",
 }  # fmt: skip
 """Settings that may differ between a state and the run that takes it up. The base itself is compared, not its
 path, what lies beneath likewise, and of batch sizes their product over processes and rounds."""

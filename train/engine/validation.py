@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from statistics import fmean
 
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from osediff_core.color import to_levels
+from osediff_core.errors import OSEDiffError
+
 from ..config import TrainConfig
 from ..data import build_validation
 from ..evaluation.fidelity import psnr_y, ssim_y
+from ..evaluation.measures import Measure, build_measure, value_of
+from ..evaluation.metric_table import choose_metrics, read_metrics, why_missing
 from ..networks.backbone import Backbone
 from ..objectives.batch import Batch
 from ..objectives.objective import PerceptualLoss
 from .feed import Feed
 
-MEASURES = {"psnr": psnr_y, "ssim": ssim_y}
+FIDELITY = {"psnr": psnr_y, "ssim": ssim_y}
+
+
+def build_metrics(names: Sequence[str], device: torch.device) -> dict[str, Measure]:
+    """Build the measures of `run.metrics`. Raises OSEDiffError where a library or its weights are missing."""
+    built = {}
+    for name, metric in choose_metrics(names).items() if names else ():
+        reason = why_missing(metric)
+        if reason is not None:
+            raise OSEDiffError(f"{name} of run.metrics {reason}; or leave it out")
+        built[name] = build_measure(name, device)
+    return built
 
 
 class Validation:
     """Restores the first samples of the validation pictures; without any, of the training pictures."""
 
     def __init__(
-        self, config: TrainConfig, feed: Feed, backbone: Backbone, perceptual: PerceptualLoss | None
+        self,
+        config: TrainConfig,
+        feed: Feed,
+        backbone: Backbone,
+        perceptual: PerceptualLoss | None,
+        metrics: Mapping[str, Measure],
     ) -> None:
         """Find the pictures. Raises OSEDiffError where they are missing."""
         self.config, self.feed, self.backbone, self.perceptual = config, feed, backbone, perceptual
+        self.metrics = metrics
         if config.run.workers and not config.data.validation:
             self.dataset = feed.dataset  # the workers have copies, so that here nobody else reads
         else:
@@ -47,17 +71,24 @@ class Validation:
         return batch.lq, sr, batch.hq
 
     @torch.no_grad()
-    def measured(self, sr: Tensor, hq: Tensor) -> dict[str, float]:
-        """Measure restored samples (N, 3, H, W) in [0, 1]: PSNR, SSIM and the perceptual term of the loss."""
-        values = {name: measure(sr.cpu(), hq.cpu()).mean().item() for name, measure in MEASURES.items()}
+    def measured(self, lq: Tensor, sr: Tensor, hq: Tensor) -> dict[str, float]:
+        """Measure restored samples, (N, 3, H, W) in [0, 1] each, by all that the run measures them by."""
+        values = {name: measure(sr.cpu(), hq.cpu()).mean().item() for name, measure in FIDELITY.items()}
         if self.perceptual is not None:
             values[self.config.loss.perceptual] = self.perceptual(sr * 2 - 1, hq * 2 - 1).mean().item()
+        levels = [to_levels(images.cpu()).split(1) for images in (sr, hq, lq)]
+        for name, measure in self.metrics.items():
+            if name not in values:
+                samples = enumerate(zip(*levels, strict=True))
+                values[name] = fmean(value_of(name, measure, f"sample {n}", *three) for n, three in samples)
         return values
 
-    def worth(self, sr: Tensor, hq: Tensor) -> float:
+    def worth(self, lq: Tensor, sr: Tensor, hq: Tensor) -> float:
         """Measure restored samples as `run.best_by` asks: more is better."""
-        name, values = self.config.run.best_by, self.measured(sr, hq)
-        return -values[self.config.loss.perceptual] if name == "perceptual" else values[name]
+        name, values = self.config.run.best_by, self.measured(lq, sr, hq)
+        if name == "perceptual":
+            return -values[self.config.loss.perceptual]
+        return values[name] if read_metrics()[name].better == "higher" else -values[name]
 
     def agreement(self, sr: Tensor) -> float:
         """Measure how near the generator as it is comes to sr, what another restored: PSNR of Y, dB."""

@@ -67,16 +67,22 @@ def measure_pair(pair: Pair, names: tuple[str, ...], device: str) -> tuple[dict[
     lq = read_input(pair, sr)
     values: dict[str, float] = {}
     for name, measure in built.items():
-        if isinstance(measure, str):
-            continue
-        try:
-            values[name] = measure(sr, lq if read_metrics()[name].of == "input" else hq)
-        except MemoryError:
-            raise
-        except Exception as error:  # whatever a library raises for a picture it cannot take
-            log.warning("%s has no value for %s: %s", name, pair.name, first_line(error))
-            values[name] = math.nan
+        if not isinstance(measure, str):
+            values[name] = value_of(name, measure, pair.name, sr, hq, lq)
     return values, {name: reason for name, reason in built.items() if isinstance(reason, str)}
+
+
+def value_of(
+    name: str, measure: Measure, picture: str, sr: Tensor, hq: Tensor | None, lq: Tensor | None
+) -> float:
+    """Measure one picture, uint8 (1, 3, H, W), by what its metric compares with; NaN where that fails."""
+    try:
+        return measure(sr, lq if read_metrics()[name].of == "input" else hq)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a library raises for a picture it cannot take
+        log.warning("%s has no value for %s: %s", name, picture, first_line(error))
+        return math.nan
 
 
 def measure_set(name: str, pairs: Sequence[Pair], device: torch.device) -> float:
