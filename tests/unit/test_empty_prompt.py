@@ -110,7 +110,7 @@ def test_of_a_base_with_another_text_encoder_that_one_is_asked(merged):
 def test_of_a_text_encoder_that_became_another_that_one_is_asked(merged, how):
     late = load(merged)
     before = encode_prompt(late, [""], Runtime())
-    late.text_encoder = load(merged).text_encoder if how == "replaced" else late.text_encoder
+    late.add_module("text_encoder", (load(merged) if how == "replaced" else late).text_encoder)
     if how == "converted":
         late.text_encoder.double()
     else:
