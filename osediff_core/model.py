@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -168,6 +168,14 @@ class OSEDiff(nn.Module):
         encoder = self._modules["text_encoder"]
         own = encoder is None or same(self._loaded, state_of(encoder))
         return self._empty_prompt if own else None
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:  # noqa: ANN401
+        """Load weights as every module does; those of a text encoder that waits would be passed over."""
+        if any(key.startswith("text_encoder.") for key in state_dict):
+            self._text()
+        return super().load_state_dict(state_dict, strict, assign)
 
     def _text(self) -> tuple[CLIPTextModel, CLIPTokenizer]:
         if self.load_text is not None and None in (self._modules["text_encoder"], self._tokenizer):

@@ -121,6 +121,14 @@ def test_of_a_text_encoder_that_became_another_that_one_is_asked(merged, how):
     assert how == "converted" or not torch.equal(now, before)
 
 
+def test_weights_of_a_text_encoder_reach_one_that_waits(merged, model):
+    late, weights = load(merged), model.state_dict()
+    name = next(key for key in weights if key.startswith("text_encoder."))
+    late.load_state_dict(weights | {name: weights[name] * 1.5})
+    assert torch.equal(late.get_parameter(name), weights[name] * 1.5)
+    assert late.empty_prompt is None
+
+
 def test_what_waits_is_found_from_another_folder(merged, monkeypatch):
     monkeypatch.chdir(merged.parent)
     late = load(merged.name)
