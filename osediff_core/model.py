@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from .inputs import check_prompts
 from .lora import check_fit, folded
 from .network.unet import UNet
 from .network.vae import VAE
-from .prompt_cache import PromptCache
+from .prompt_cache import PromptCache, State, same, state_of
 from .weights.checkpoint import Checkpoint, read_checkpoint
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class OSEDiff(nn.Module):
         self.unet, self.vae = unet, vae
         self._modules["text_encoder"], self._tokenizer = text_encoder, tokenizer
         self.load_text: LoadText | None = None  # what gives both when they are needed
-        self.empty_prompt: Tensor | None = None  # what they make of it, (1, L, D), where that is known
+        self._empty_prompt: Tensor | None = None  # what they make of it, (1, L, D), where the base brings it
+        self._loaded: State = []  # the text encoder, as it was when it was needed
         # No buffer: it stays float32 whatever the networks are rounded to.
         self.alphas_cumprod = alphas_cumprod.detach().cpu().float()  # (T,)
         self.timestep = timestep
@@ -122,7 +123,7 @@ class OSEDiff(nn.Module):
         parts = load_base(base, dtype, home, edit, vocabulary=vocabulary, decoder=decoder)
         text = parts.load_text() if parts.empty_prompt is None else (None, None)
         model = cls(parts.unet, parts.vae, *text, parts.alphas_cumprod)
-        model.load_text, model.empty_prompt = parts.load_text, parts.empty_prompt
+        model.load_text, model._empty_prompt = parts.load_text, parts.empty_prompt
         model.offload_to = None if home == device else device
         lay_out(model.vae, device)
         put_in = "" if decoder is None else f", its decoder {decoder}"
@@ -158,10 +159,32 @@ class OSEDiff(nn.Module):
         """What turns words into tokens for it, loaded with it."""
         return self._text()[1]
 
+    @property
+    def empty_prompt(self) -> Tensor | None:
+        """What the text encoder makes of the empty prompt, (1, L, D) float32, where the base brings it.
+
+        None where the text encoder is another than the base's, or was converted or written to.
+        """
+        encoder = self._modules["text_encoder"]
+        own = encoder is None or same(self._loaded, state_of(encoder))
+        return self._empty_prompt if own else None
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:  # noqa: ANN401
+        """Load weights as every module does; those of a text encoder that waits would be passed over."""
+        if any(key.startswith("text_encoder.") for key in state_dict):
+            self._text()
+        return super().load_state_dict(state_dict, strict, assign)
+
     def _text(self) -> tuple[CLIPTextModel, CLIPTokenizer]:
-        if self._modules["text_encoder"] is None and self.load_text is not None:
-            encoder, self._tokenizer = self.load_text()
-            self._modules["text_encoder"] = nn.Module.to(encoder, next(self.unet.parameters()).device)
+        if self.load_text is not None and None in (self._modules["text_encoder"], self._tokenizer):
+            with torch.inference_mode(False):  # weights that are made in it could never be trained
+                encoder, tokenizer = self.load_text()
+            self._tokenizer = self._tokenizer or tokenizer
+            if self._modules["text_encoder"] is None:  # and no other was put in its place
+                encoder = nn.Module.to(encoder, next(self.unet.parameters()).device)
+                self._modules["text_encoder"], self._loaded = encoder, state_of(encoder)
         return cast("CLIPTextModel", self._modules["text_encoder"]), cast("CLIPTokenizer", self._tokenizer)
 
     @property

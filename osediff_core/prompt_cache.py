@@ -46,12 +46,12 @@ class PromptCache:
         compute(missing) gives those of texts that are not kept, (1, L, D) each: one by one, so that what a
         text gets does not depend on its company.
         """
-        if self._encoder is not encoder or not _same(self._state, _state(encoder)):
+        if self._encoder is not encoder or not same(self._state, state_of(encoder)):
             self._kept.clear()
         missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
         fresh = dict(zip(missing, compute(missing), strict=True)) if missing else {}
         # After the work, for a repair of an overflow puts the weights, unchanged, into other places.
-        self._encoder, self._state = encoder, _state(encoder)
+        self._encoder, self._state = encoder, state_of(encoder)
         known = {text: fresh[text] if text in fresh else self._kept[text] for text in texts}
         for text, embedding in known.items():
             self._kept[text] = embedding
@@ -61,7 +61,7 @@ class PromptCache:
         return torch.cat([known[text] for text in texts])  # (B, L, D)
 
 
-def _state(encoder: nn.Module) -> State:
+def state_of(encoder: nn.Module) -> State:
     """Return what differs after weights were converted, replaced or written to, and not after a move."""
     return [(p, p.dtype, _version(p)) for p in encoder.parameters()]
 
@@ -74,7 +74,8 @@ def _version(parameter: nn.Parameter) -> int:
         return 0
 
 
-def _same(before: State, now: State) -> bool:
+def same(before: State, now: State) -> bool:
+    """Return whether it is the same encoder as before, which nobody wrote to."""
     return len(before) == len(now) and all(
         a[0] is b[0] and a[1:] == b[1:] for a, b in zip(before, now, strict=True)
     )

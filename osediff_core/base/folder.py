@@ -70,7 +70,7 @@ def folder_parts(path: Path) -> dict[str, NetworkFiles]:
     _check_configs(configs, path)
     parts = {}
     for name, config in configs.items():
-        files = [TensorFile(file) for file in _weight_files(path / name)]
+        files = [TensorFile(file) for file in weight_files(path / name)]
         parts[name] = NetworkFiles(name, str(path / name), config, files, _renamed)
     return parts
 
@@ -130,7 +130,7 @@ def _check_configs(configs: Mapping[str, Mapping[str, Any]], path: Path) -> None
         )
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """Return the files of one network: safetensors before torch's, full precision before a variant.
 
     A network in several files ("shards") has them all returned.

@@ -129,7 +129,7 @@ def _load_text(
 
 def _open(path: str | Path, vocabulary: str | Path | None, architecture: Architecture) -> _Source:
     """Find the parts of a base, and check what can be checked without reading them."""
-    place = locate(path)
+    place = locate(path).absolute()  # what waits is found wherever the program has gone to meanwhile
     if place.is_dir():
         check_layout(place)
         schedule = alphas_cumprod(scheduler_config(place))  # (T,)

@@ -6,6 +6,8 @@ loaded, nor the library that both come from, until somebody asks for words.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from torch import Tensor
 from ..errors import OSEDiffError
 from ..weights.checkpoint import save_tensors
 from ..weights.tensorfile import TensorFile
+from .folder import weight_files
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -24,6 +27,11 @@ LoadText = Callable[[], "tuple[CLIPTextModel, CLIPTokenizer]"]
 EMPTY_PROMPT = "empty_prompt.safetensors"
 """The file in the folder of a base."""
 EMBEDDING = "embedding"
+OF = "text_encoder"
+"""Of what the file says of itself: the `fingerprint` of the text encoder that made it."""
+SAMPLES, SAMPLE = 64, 4096  # places in a file that are looked at, and bytes at each
+
+logger = logging.getLogger(__name__)
 
 
 def embed(texts: Sequence[str], tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Tensor:
@@ -38,14 +46,16 @@ def embed(texts: Sequence[str], tokenizer: CLIPTokenizer, text_encoder: CLIPText
 
 @torch.no_grad()
 def write_empty_prompt(folder: Path, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
-    """Write what a text encoder in float32 makes of the empty prompt into the folder of its base."""
-    save_tensors(folder / EMPTY_PROMPT, {EMBEDDING: embed([""], tokenizer, text_encoder)}, {})
+    """Write what a text encoder in float32 makes of the empty prompt into its base, which has it already."""
+    embedding = embed([""], tokenizer, text_encoder)  # (1, L, D)
+    save_tensors(folder / EMPTY_PROMPT, {EMBEDDING: embedding}, {OF: fingerprint(folder)})
 
 
 def read_empty_prompt(folder: Path, width: int) -> Tensor | None:
     """Return what the base in a folder brings, (1, L, D) float32, or None where it brings nothing.
 
-    width: D, what the UNet attends to. Raises OSEDiffError for a file that is damaged or of another base.
+    Nothing, too, where the base has another text encoder by now. width: D, what the UNet attends to. Raises
+    OSEDiffError for a file that is damaged or of another base.
     """
     path = folder / EMPTY_PROMPT
     if not path.exists():
@@ -54,9 +64,28 @@ def read_empty_prompt(folder: Path, width: int) -> Tensor | None:
     shape = file.shapes.get(EMBEDDING, ())
     if len(shape) == 3 and (shape[0], shape[2]) == (1, width):
         embedding = file.read(EMBEDDING).float()
-        if embedding.isfinite().all():
-            return embedding
+        if embedding.numel() and embedding.isfinite().all():
+            if file.metadata.get(OF) == fingerprint(folder):
+                return embedding
+            logger.info("%s was made by another text encoder: the one that is there is asked", path)
+            return None
     raise OSEDiffError(
         f"{path} is no embedding of the empty prompt for this base, which is finite, 1 x tokens x {width}: "
         "remove it, and the text encoder is asked; or get the base again"
     )
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash a sample of the text encoder's files in a base: other weights, another fingerprint.
+
+    A sample, because reading all takes as long as loading it.
+    """
+    digest = hashlib.sha256()
+    for path in weight_files(folder / "text_encoder"):
+        size = path.stat().st_size
+        digest.update(f"{size} ".encode())
+        with path.open("rb") as file:
+            for begin in range(0, size, max(SAMPLE, size // SAMPLES)):
+                file.seek(begin)
+                digest.update(file.read(SAMPLE))
+    return digest.hexdigest()

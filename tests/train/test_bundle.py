@@ -19,6 +19,8 @@ def test_a_bundle_loads_and_restores_as_what_it_was_made_of(tmp_path, micro, mod
     half = OSEDiff.from_pretrained(
         tmp_path / "base", tmp_path / "osediff_demo.safetensors", dtype="float32", device="cpu"
     )
+    assert half.empty_prompt is not None
+    torch.testing.assert_close(half.empty_prompt, half.encode_prompt([""]), rtol=0, atol=1e-5)
     for name, parameter in half.named_parameters():
         expected = model.get_parameter(name)
         assert (parameter - expected).abs().max() <= 1e-3 * expected.abs().max() + 1e-6, name

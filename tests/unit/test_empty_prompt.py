@@ -87,12 +87,60 @@ def test_a_copy_of_a_waiting_model_loads_its_own(merged):
     assert late.text_encoder.get_input_embeddings().weight.abs().max() > 0
 
 
-def test_a_damaged_text_encoder_is_named_when_words_need_it(merged):
-    save_file({"other": torch.zeros(1)}, merged / "text_encoder" / "model.safetensors")
+def test_a_damaged_tokenizer_is_named_when_words_need_it(merged):
+    for file in (merged / "tokenizer").iterdir():
+        file.write_bytes(b"{")
     late = load(merged)
     restore(late, torch.rand(1, 3, 8, 8))
-    with pytest.raises(OSEDiffError, match="text_encoder"):
+    with pytest.raises(OSEDiffError, match="tokenizer"):
         restore(late, torch.rand(1, 3, 8, 8), prompt="a cat")
+
+
+def test_of_a_base_with_another_text_encoder_that_one_is_asked(merged):
+    path = merged / "text_encoder" / "model.safetensors"
+    weights = load_file(path)
+    name = max(weights, key=lambda key: weights[key].numel())
+    save_file(weights | {name: weights[name] * 1.5}, path, {"format": "pt"})  # of the same size
+    swapped = load(merged)
+    assert not is_waiting(swapped)
+    assert torch.equal(encode_prompt(swapped, [""], Runtime()), swapped.encode_prompt([""]))
+
+
+@pytest.mark.parametrize("how", ["replaced", "written to", "converted"])
+def test_of_a_text_encoder_that_became_another_that_one_is_asked(merged, how):
+    late = load(merged)
+    before = encode_prompt(late, [""], Runtime())
+    late.add_module("text_encoder", (load(merged) if how == "replaced" else late).text_encoder)
+    if how == "converted":
+        late.text_encoder.double()
+    else:
+        with torch.no_grad():
+            next(late.get_submodule("text_encoder").parameters()).mul_(1.5)
+    now = encode_prompt(late, [""], Runtime())
+    assert torch.equal(now, late.encode_prompt([""]))
+    assert how == "converted" or not torch.equal(now, before)
+
+
+def test_weights_of_a_text_encoder_reach_one_that_waits(merged, model):
+    late, weights = load(merged), model.state_dict()
+    name = next(key for key in weights if key.startswith("text_encoder."))
+    late.load_state_dict(weights | {name: weights[name] * 1.5})
+    assert torch.equal(late.get_parameter(name), weights[name] * 1.5)
+    assert late.empty_prompt is None
+
+
+def test_what_waits_is_found_from_another_folder(merged, monkeypatch):
+    monkeypatch.chdir(merged.parent)
+    late = load(merged.name)
+    monkeypatch.chdir("/")
+    assert late.encode_prompt(["a cat"]).isfinite().all()
+
+
+def test_what_is_loaded_in_inference_mode_can_be_trained(merged):
+    late = load(merged)
+    with torch.inference_mode():
+        encode_prompt(late, ["a cat"], Runtime())
+    assert not any(p.is_inference() for p in late.text_encoder.parameters())
 
 
 def test_a_text_encoder_that_is_no_file_of_weights_is_named_at_once(merged):

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from osediff_core.base.folder import write_network
 from osediff_core.base.load import load_base
+from osediff_core.base.text import write_empty_prompt
 from osediff_core.commands.console import show
 from osediff_core.errors import OSEDiffError
+from osediff_core.pipeline.runtime import converted
 from osediff_core.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from osediff_core.whole_files import write_whole, writing
 
@@ -52,6 +54,8 @@ def bundle(base: Path, weights: Path, out: Path) -> int:
         for name in ("tokenizer", "scheduler"):
             shutil.copytree(base / name, out / "base" / name, dirs_exist_ok=True)
         shutil.copy(base / "model_index.json", out / "base")
+        with converted(parts.text_encoder, torch.float32):
+            write_empty_prompt(out / "base", parts.tokenizer, parts.text_encoder)
     write_checkpoint(out / "osediff_demo.safetensors", checkpoint)
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
