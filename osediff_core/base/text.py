@@ -6,7 +6,6 @@ loaded, nor the library that both come from, until somebody asks for words.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ..errors import OSEDiffError
 from ..weights.checkpoint import save_tensors
+from ..weights.hashes import fingerprint
 from ..weights.tensorfile import TensorFile
 from .folder import weight_files
 
@@ -28,8 +28,7 @@ EMPTY_PROMPT = "empty_prompt.safetensors"
 """The file in the folder of a base."""
 EMBEDDING = "embedding"
 OF = "text_encoder"
-"""Of what the file says of itself: the `fingerprint` of the text encoder that made it."""
-SAMPLES, SAMPLE = 64, 4096  # places in a file that are looked at, and bytes at each
+"""Of what the file says of itself: the fingerprint of the text encoder's weights that made it."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ def embed(texts: Sequence[str], tokenizer: CLIPTokenizer, text_encoder: CLIPText
 def write_empty_prompt(folder: Path, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
     """Write what a text encoder in float32 makes of the empty prompt into its base, which has it already."""
     embedding = embed([""], tokenizer, text_encoder)  # (1, L, D)
-    save_tensors(folder / EMPTY_PROMPT, {EMBEDDING: embedding}, {OF: fingerprint(folder)})
+    save_tensors(folder / EMPTY_PROMPT, {EMBEDDING: embedding}, {OF: _made_of(folder)})
 
 
 def read_empty_prompt(folder: Path, width: int) -> Tensor | None:
@@ -65,7 +64,7 @@ def read_empty_prompt(folder: Path, width: int) -> Tensor | None:
     if len(shape) == 3 and (shape[0], shape[2]) == (1, width):
         embedding = file.read(EMBEDDING).float()
         if embedding.numel() and embedding.isfinite().all():
-            if file.metadata.get(OF) == fingerprint(folder):
+            if file.metadata.get(OF) == _made_of(folder):
                 return embedding
             logger.info("%s was made by another text encoder: the one that is there is asked", path)
             return None
@@ -75,17 +74,6 @@ def read_empty_prompt(folder: Path, width: int) -> Tensor | None:
     )
 
 
-def fingerprint(folder: Path) -> str:
-    """Hash a sample of the text encoder's files in a base: other weights, another fingerprint.
-
-    A sample, because reading all takes as long as loading it.
-    """
-    digest = hashlib.sha256()
-    for path in weight_files(folder / "text_encoder"):
-        size = path.stat().st_size
-        digest.update(f"{size} ".encode())
-        with path.open("rb") as file:
-            for begin in range(0, size, max(SAMPLE, size // SAMPLES)):
-                file.seek(begin)
-                digest.update(file.read(SAMPLE))
-    return digest.hexdigest()
+def _made_of(folder: Path) -> str:
+    """Know the weights of the text encoder again, by a sample: reading all takes as long as loading it."""
+    return " ".join(fingerprint(path) for path in weight_files(folder / "text_encoder"))
