@@ -169,6 +169,11 @@ class OSEDiff(nn.Module):
         own = encoder is None or same(self._loaded, state_of(encoder))
         return self._empty_prompt if own else None
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Return the weights as every module does, with those of a text encoder that waits."""
+        self._text()
+        return super().state_dict(*args, **kwargs)
+
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:  # noqa: ANN401

@@ -134,8 +134,8 @@ def _open(path: str | Path, vocabulary: str | Path | None, architecture: Archite
         check_layout(place)
         schedule = alphas_cumprod(scheduler_config(place))  # (T,)
         return _Source(folder_parts(place), partial(load_tokenizer, place), schedule)
-    tokenizer = partial(sd2_tokenizer, vocabulary)
-    return _Source(single_file_parts(place, architecture), tokenizer, alphas_cumprod(architecture.scheduler))
+    parts, tokenizer = single_file_parts(place, architecture), sd2_tokenizer(vocabulary)
+    return _Source(parts, lambda: tokenizer, alphas_cumprod(architecture.scheduler))
 
 
 def read_schedule(path: str | Path, architecture: Architecture = SD21) -> dict[str, Any]:

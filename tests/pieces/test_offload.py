@@ -11,7 +11,7 @@ from osediff_core.base import load
 from osediff_core.base.load import resolve_device, resolve_dtype
 from osediff_core.device.offload import resident
 from osediff_core.errors import OSEDiffError
-from osediff_core.pipeline import runtime
+from osediff_core.pipeline import plan, runtime
 from osediff_core.pipeline.plan import make_plan
 from osediff_core.pipeline.run import decode, denoise, encode, encode_prompt
 
@@ -82,21 +82,26 @@ def test_without_offloading_nothing_moves(model, moved):
     assert moved == []
 
 
-def test_every_image_moves_part_after_part_and_the_prompts_only_the_first(offloaded, moved):
+@pytest.mark.parametrize(("together", "times"), [(1, 3), (2, 2), (8, 1)])
+def test_pictures_at_once_move_part_after_part_and_the_prompts_only_the_first(
+    offloaded, moved, monkeypatch, together, times
+):
+    monkeypatch.setattr(plan, "MOST_PICTURES", together)
     restore(offloaded, torch.rand(3, 3, 8, 8, generator=torch.manual_seed(0)))
-    assert moved == [TEXT, *[ENCODER, UNET, DECODER] * 3]
+    assert moved == [TEXT, *[ENCODER, UNET, DECODER] * times]
 
 
 def test_every_step_moves_its_own_part_once_for_all_images(offloaded, moved):
     surroundings = runtime.Runtime()
-    plan = make_plan(offloaded, 32, 32, count=4, runtime=surroundings)
+    made = make_plan(offloaded, 32, 32, count=4, runtime=surroundings)
     embeds = encode_prompt(offloaded, [""], surroundings)
-    z = encode(offloaded, torch.rand(4, 3, 32, 32), plan, surroundings)
-    decode(offloaded, denoise(offloaded, z, embeds, plan, surroundings), plan, surroundings)
+    z = encode(offloaded, torch.rand(4, 3, 32, 32), made, surroundings)
+    decode(offloaded, denoise(offloaded, z, embeds, made, surroundings), made, surroundings)
     assert moved == [*PARTS]
 
 
-def test_offloading_changes_no_bit(model, offloaded):
+def test_offloading_changes_no_bit(model, offloaded, monkeypatch):
+    monkeypatch.setattr(plan, "MOST_PICTURES", 1)  # as on a processor: the last bits hang on the company
     lq = torch.rand(2, 3, 8, 12, generator=torch.manual_seed(0))
     assert torch.equal(restore(offloaded, lq), restore(model, lq))
     assert torch.equal(restore(offloaded, lq, vae=32), restore(model, lq, vae=32))

@@ -15,6 +15,7 @@ from osediff_core import limits
 from osediff_core.base.folder import load_tokenizer
 from osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS, load_base
 from osediff_core.base.marker import read_marker
+from osediff_core.base.text import EMPTY_PROMPT
 from osediff_core.commands.cli import main
 from osediff_core.errors import LONGEST_SENTENCE, OSEDiffError
 from osediff_core.prompts.tagger_file import read_tagger
@@ -429,7 +430,9 @@ def test_a_device_or_a_pipe_is_not_opened(tmp_path):
 
 @pytest.fixture
 def base(tmp_path):
+    """A base that is read from the beginning, its text too: it does not bring the empty prompt."""
     shutil.copytree(DEMO_BASE, tmp_path / "base")
+    (tmp_path / "base" / EMPTY_PROMPT).unlink()
     return tmp_path / "base"
 
 
