@@ -143,7 +143,8 @@ def test_what_only_reports_may_change_and_changes_nothing(whole, begun):
 
 
 def test_what_may_change_are_settings_that_there_are():
-    names = {name for name, _ in leaves(dataclasses.asdict(TrainConfig()))}
+    given = TrainConfig(run=RunConfig(metrics=("drift",)))  # an empty list has no leaves
+    names = {name.removesuffix("/0") for name, _ in leaves(dataclasses.asdict(given))}
     assert {f"/{name.replace('.', '/')}" for name in FREE} <= names
 
 
