@@ -114,7 +114,8 @@ def lazily() -> OSEDiff:
 def freed() -> dict[str, object]:
     """What is left of a model that was used, after ComfyUI's button and after its wire is gone."""
     managed = ours.ManagedModel(demo())
-    restore(managed.idle, torch.rand(1, 3, 8, 8), scale=1.0, runtime=ComfyRuntime(managed))
+    # With words, for which the text encoder is needed.
+    restore(managed.idle, torch.rand(1, 3, 8, 8), scale=1.0, prompt="a cat", runtime=ComfyRuntime(managed))
     there = len([m for m in management.loaded_models() if m in managed.get_models()])
     management.unload_all_models()
     left = len(management.loaded_models())
