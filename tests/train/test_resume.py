@@ -282,7 +282,7 @@ def test_the_newest_and_the_best_are_kept(run):
 def test_the_best_is_the_best(run, monkeypatch):
     values = iter([1.0, 3.0, 2.0])
     monkeypatch.setattr(
-        "train.engine.validation.MEASURES", {"ssim": lambda sr, hq: torch.tensor([next(values)])}
+        "train.engine.validation.FIDELITY", {"ssim": lambda sr, hq: torch.tensor([next(values)])}
     )
     config = run("best", run={"steps": 3, "checkpoint_every": 1, "best_by": "ssim"})
     train(config)
