@@ -42,7 +42,8 @@ class OSEDiff(nn.Module):
 
     Shapes: images (B, 3, H, W) in [0, 1]; latents (B, C, h, w) with h = H / reduction, scaled by the VAE's
     scaling factor; prompt embeddings (B, L, D). C and reduction come from the VAE's config: 4 and 8 for
-    Stable Diffusion.
+    Stable Diffusion. Where the base brings the empty prompt's embedding, the text encoder waits, and
+    `parameters()` is without it, until words or `state_dict()` ask for it.
     """
 
     def __init__(

@@ -54,21 +54,12 @@ class Base:
     alphas_cumprod: Tensor
     empty_prompt: Tensor | None = None
 
-    @property
-    def text_encoder(self) -> CLIPTextModel:
-        """CLIP's text model; OSEDiffError where it cannot be loaded."""
-        return self.load_text()[0]
-
-    @property
-    def tokenizer(self) -> CLIPTokenizer:
-        """What belongs to it; OSEDiffError where it cannot be loaded."""
-        return self.load_text()[1]
-
 
 @dataclass(frozen=True)
 class _Source:
-    """A base before anything of it is loaded; `tokenizer` loads that."""
+    """A base, a folder or a file at `place`, before anything of it is loaded; `tokenizer` loads that."""
 
+    place: Path
     parts: dict[str, NetworkFiles]
     tokenizer: Callable[[], CLIPTokenizer]
     alphas_cumprod: Tensor
@@ -102,7 +93,7 @@ def load_base(
     assert isinstance(unet, UNet)
     assert isinstance(vae, VAE)
     load_text: LoadText = partial(_load_text, source, dtype, device)
-    empty_prompt = read_empty_prompt(locate(path), unet.config.cross_attention_dim)
+    empty_prompt = read_empty_prompt(source.place, unet.config.cross_attention_dim)
     # What is wrong with the text is said before anything is read, unless it waits until somebody needs it.
     text = (empty_network(source.parts["text_encoder"]), source.tokenizer()) if empty_prompt is None else None
     changes = {name: edit(name, network) for name, network in networks.items()} if edit is not None else {}
@@ -133,9 +124,9 @@ def _open(path: str | Path, vocabulary: str | Path | None, architecture: Archite
     if place.is_dir():
         check_layout(place)
         schedule = alphas_cumprod(scheduler_config(place))  # (T,)
-        return _Source(folder_parts(place), partial(load_tokenizer, place), schedule)
+        return _Source(place, folder_parts(place), partial(load_tokenizer, place), schedule)
     parts, tokenizer = single_file_parts(place, architecture), sd2_tokenizer(vocabulary)
-    return _Source(parts, lambda: tokenizer, alphas_cumprod(architecture.scheduler))
+    return _Source(place, parts, lambda: tokenizer, alphas_cumprod(architecture.scheduler))
 
 
 def read_schedule(path: str | Path, architecture: Architecture = SD21) -> dict[str, Any]:

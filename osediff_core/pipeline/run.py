@@ -186,11 +186,14 @@ def encode_prompt(model: OSEDiff, prompts: Sequence[str], runtime: Runtime) -> T
         return known.repeat(len(texts), 1, 1)
 
     def compute(missing: Sequence[str]) -> Iterator[Tensor]:
-        with runtime.load(model, (model.text_encoder,), 0), torch.inference_mode(False), torch.no_grad():
+        loaded = runtime.load(model, (model.text_encoder,), 0)
+        with loaded as device, torch.inference_mode(False), torch.no_grad():
             for text in missing:
+                if not text and known is not None:
+                    yield known.to(device)
+                    continue
                 encode = partial(model.encode_prompt, [text])
-                found = runtime.finite("prompt embedding", model.text_encoder, encode)
-                yield found if text or known is None else known.to(found.device)
+                yield runtime.finite("prompt embedding", model.text_encoder, encode)
 
     return model.embeddings.of(model.text_encoder, texts, compute)
 

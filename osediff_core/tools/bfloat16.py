@@ -58,7 +58,6 @@ def _restored(model: OSEDiff, dtype: torch.dtype) -> Tensor:
     for network in (model.unet, model.vae, model.text_encoder):
         convert(network, dtype)
     lay_out(model.vae, CPU)
-    model.embeddings.clear()
     return restore(model, pictures(), vae="whole", runtime=_AsItIs())  # the same whatever memory is free
 
 

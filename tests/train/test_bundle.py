@@ -4,8 +4,11 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from osediff_core import OSEDiff, OSEDiffError
+from osediff_core.base.load import DEMO_BASE, DEMO_WEIGHTS
+from osediff_core.base.text import EMBEDDING, EMPTY_PROMPT
 from train.demo.bundle import bundle, main
 
 
@@ -27,6 +30,13 @@ def test_a_bundle_loads_and_restores_as_what_it_was_made_of(tmp_path, micro, mod
     assert half.vae.config == model.vae.config
     assert half.unet.config == model.unet.config
     assert not torch.equal(half.unet.conv_in.weight, model.unet.conv_in.weight), "control: float16"
+
+
+def test_a_base_that_brings_the_empty_prompt_is_bundled_with_it(tmp_path):
+    bundle(DEMO_BASE, DEMO_WEIGHTS, tmp_path)
+    ours, theirs = (load_file(place / EMPTY_PROMPT)[EMBEDDING] for place in (tmp_path / "base", DEMO_BASE))
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 def test_a_base_that_is_not_there_is_a_sentence(tmp_path, capsys, monkeypatch):

@@ -297,6 +297,14 @@ def test_a_run_may_be_measured_by_any_metric_and_be_the_best_by_it(config, folde
         assert shown.worth(lq, lq, hq) > shown.worth(lq, 0.4 + 0.2 * noise, hq)
 
 
+def test_the_best_is_measured_by_its_measure_alone(config, folder):
+    made = config(run={"metrics": ("drift",), "best_by": "psnr"}, data={"validation": (str(folder),)})
+    never = {"drift": lambda sr, other: pytest.fail("measured for nothing")}
+    shown = Validation(made, SimpleNamespace(), None, lambda sr, hq: pytest.fail("measured too"), never)
+    picture = torch.full((2, 3, 32, 32), 0.5)
+    assert shown.worth(picture, picture + 0.1, picture) < shown.worth(picture, picture, picture)
+
+
 def test_what_cannot_be_measured_is_said_before_anything_is_loaded(config, folder):
     with pytest.raises(OSEDiffError, match=r"run\.metrics expects names among .*drift.*, got fid, bogus"):
         config(run={"metrics": ("fid", "drift", "bogus")})

@@ -134,7 +134,7 @@ def test_weights_are_stored_and_wanted_in_any_precision(base, stored, wanted):
     loaded = load_base(base, wanted, edit=edit)
     assert {tensor.dtype for tensor in seen.values()} == {stored}
     assert {name for part, name in seen if part == "vae"} == set(loaded.vae.state_dict())
-    for module in (loaded.unet, loaded.vae, loaded.text_encoder):
+    for module in (loaded.unet, loaded.vae, loaded.load_text()[0]):
         exact = {name for name, p in module.named_parameters() if p.dtype != wanted}
         assert not [name for name in exact if not name.startswith(("conv_norm_out.", "conv_out."))]
         assert len(exact) == (4 if module is loaded.unet and wanted != torch.float32 else 0)

@@ -51,6 +51,13 @@ def test_its_embedding_does_not_depend_on_its_company(merged, model):
     assert torch.equal(encode_prompt(late, ["", ""], Runtime()), alone.repeat(2, 1, 1))
 
 
+def test_beside_words_the_text_encoder_is_not_asked_for_it(merged):
+    late, asked = load(merged), []
+    late.text_encoder.register_forward_hook(lambda layer, args, out: asked.append(len(args[0])))
+    encode_prompt(late, ["a cat", "", "a dog"], Runtime())
+    assert asked == [1, 1]
+
+
 def test_what_is_given_is_the_callers_own(merged):
     late = load(merged)
     encode_prompt(late, [""], Runtime()).zero_()

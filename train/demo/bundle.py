@@ -45,17 +45,18 @@ def forget_origin(config: Path) -> None:
 def bundle(base: Path, weights: Path, out: Path) -> int:
     """Write OUT/base and OUT/osediff_demo.safetensors; returns their size in bytes."""
     parts = load_base(base, torch.float16)
+    encoder, tokenizer = parts.load_text()
     checkpoint = halve(read_checkpoint(weights), "the bundled demo base")
     write_network(out / "base" / "unet", parts.unet)
     write_network(out / "base" / "vae", parts.vae)
     with writing(out):
-        parts.text_encoder.save_pretrained(out / "base" / "text_encoder")
+        encoder.save_pretrained(out / "base" / "text_encoder")
         forget_origin(out / "base" / "text_encoder" / "config.json")
         for name in ("tokenizer", "scheduler"):
             shutil.copytree(base / name, out / "base" / name, dirs_exist_ok=True)
         shutil.copy(base / "model_index.json", out / "base")
-        with converted(parts.text_encoder, torch.float32):
-            write_empty_prompt(out / "base", parts.tokenizer, parts.text_encoder)
+        with converted(encoder, torch.float32):
+            write_empty_prompt(out / "base", tokenizer, encoder)
     write_checkpoint(out / "osediff_demo.safetensors", checkpoint)
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from osediff_core.errors import OSEDiffError
 from osediff_core.weights.checkpoint import save_tensors
-from osediff_core.weights.files import check_file
 from osediff_core.weights.tensorfile import TensorFile
 
 from ..networks.backbone import Backbone
@@ -28,21 +27,19 @@ def open_critic(config: ModelConfig) -> TensorFile:
 
     Raises OSEDiffError where it is no critic, or one of another shape than the configuration's.
     """
-    path = Path(config.critic_from)
-    check_file(path)
-    file = TensorFile(path)
+    file = TensorFile(config.critic_from)
     kind = file.metadata.get("format"), file.metadata.get("format_version")
     if kind != (FORMAT, FORMAT_VERSION):
         raise OSEDiffError(
-            f"{path} is no critic, expected the format {FORMAT} {FORMAT_VERSION}, got {_said(kind)}: give "
-            "model.critic_from a file that a run with run.keep_critic wrote"
+            f"{file.path} is no critic, expected the format {FORMAT} {FORMAT_VERSION}, got {_said(kind)}: "
+            "give model.critic_from a file that a run with run.keep_critic wrote"
         )
     for key, wanted in _shape(config).items():
         found = file.metadata.get(key, "nothing")
         if found != wanted:
             raise OSEDiffError(
                 f"model.critic_from has a critic with {key} = {found}, expected {wanted}: set model.{key} to "
-                f"that of {path}, or leave model.critic_from out"
+                f"that of {file.path}, or leave model.critic_from out"
             )
     return file
 

@@ -70,25 +70,29 @@ class Validation:
         sr, _ = self.backbone.generate(batch.lq, batch.prompt_embeds, None)  # (N, 3, H, W)
         return batch.lq, sr, batch.hq
 
-    @torch.no_grad()
     def measured(self, lq: Tensor, sr: Tensor, hq: Tensor) -> dict[str, float]:
         """Measure restored samples, (N, 3, H, W) in [0, 1] each, by all that the run measures them by."""
-        values = {name: measure(sr.cpu(), hq.cpu()).mean().item() for name, measure in FIDELITY.items()}
-        if self.perceptual is not None:
-            values[self.config.loss.perceptual] = self.perceptual(sr * 2 - 1, hq * 2 - 1).mean().item()
-        levels = [to_levels(images.cpu()).split(1) for images in (sr, hq, lq)]
-        for name, measure in self.metrics.items():
-            if name not in values:
-                samples = enumerate(zip(*levels, strict=True))
-                values[name] = fmean(value_of(name, measure, f"sample {n}", *three) for n, three in samples)
-        return values
+        perceptual = [] if self.perceptual is None else [self.config.loss.perceptual]
+        names = dict.fromkeys([*FIDELITY, *perceptual, *self.metrics])
+        return {name: self._measure(name, lq, sr, hq) for name in names}
+
+    @torch.no_grad()
+    def _measure(self, name: str, lq: Tensor, sr: Tensor, hq: Tensor) -> float:
+        """Return the mean over the samples of one measure."""
+        if name in FIDELITY:
+            return FIDELITY[name](sr.cpu(), hq.cpu()).mean().item()
+        if self.perceptual is not None and name == self.config.loss.perceptual:
+            return self.perceptual(sr * 2 - 1, hq * 2 - 1).mean().item()
+        samples = enumerate(zip(*(to_levels(images.cpu()).split(1) for images in (sr, hq, lq)), strict=True))
+        return fmean(value_of(name, self.metrics[name], f"sample {n}", *three) for n, three in samples)
 
     def worth(self, lq: Tensor, sr: Tensor, hq: Tensor) -> float:
-        """Measure restored samples as `run.best_by` asks: more is better."""
-        name, values = self.config.run.best_by, self.measured(lq, sr, hq)
+        """Measure restored samples as `run.best_by` asks, and by nothing else: more is better."""
+        name = self.config.run.best_by
         if name == "perceptual":
-            return -values[self.config.loss.perceptual]
-        return values[name] if read_metrics()[name].better == "higher" else -values[name]
+            return -self._measure(self.config.loss.perceptual, lq, sr, hq)
+        value = self._measure(name, lq, sr, hq)
+        return value if read_metrics()[name].better == "higher" else -value
 
     def agreement(self, sr: Tensor) -> float:
         """Measure how near the generator as it is comes to sr, what another restored: PSNR of Y, dB."""
