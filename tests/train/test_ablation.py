@@ -1,4 +1,4 @@
-"""The runner of Table 3, on the tiny base and for a step a row."""
+"""The runner of Table 3, on the tiny base and for a step or two a row."""
 
 from __future__ import annotations
 
