@@ -49,7 +49,7 @@ def pairs():
 
 @pytest.mark.slow
 def test_rows_are_trained_measured_and_not_trained_twice(shared, pairs, monkeypatch):
-    # Two steps: in the first the head on the critic's features has no opinion, and its row is that without it.
+    # Two steps: in the first the head on the critic's features has no opinion, and changes nothing.
     shared = replace(shared, run=replace(shared.run, steps=2))
     results = run_all(shared, 1, pairs)
     assert [r.row for r in results] == list(ROWS)
