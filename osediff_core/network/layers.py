@@ -34,11 +34,13 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """Return (B, outs, h, w) from x (B, ins, h, w) and the time embedding (B, time)."""
-        h = self.conv1(F.silu(self.norm1(x)))  # (B, outs, h, w)
+        # In place, for on a processor new memory takes longer to come than SiLU and sums to be computed.
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))  # (B, outs, h, w)
         if self.time_emb_proj is not None and time is not None:
-            h = h + self.time_emb_proj(F.silu(time))[:, :, None, None]  # (B, outs, h, w)
-        h = self.conv2(F.silu(self.norm2(h)))  # (B, outs, h, w)
-        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h  # (B, outs, h, w)
+            h += self.time_emb_proj(F.silu(time))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))  # (B, outs, h, w)
+        h += x if self.conv_shortcut is None else self.conv_shortcut(x)
+        return h
 
 
 class Downsample(nn.Module):

@@ -78,7 +78,7 @@ class UNet(nn.Module):
             for upsample in level.upsamplers:
                 x = upsample(x, like=kept[-1])  # (B, widths[n], h / 2^(n - 1), w / 2^(n - 1))
         x = self.conv_norm_out(x.to(self.conv_norm_out.weight.dtype))  # (B, widths[0], h, w)
-        return self.conv_out(F.silu(x))  # (B, C, h, w)
+        return self.conv_out(F.silu(x, inplace=True))  # (B, C, h, w)
 
 
 def _level(config: UNetConfig, n: int, ins: Sequence[int], attentions: int, ops: Ops) -> Level:

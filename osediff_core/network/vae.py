@@ -42,7 +42,7 @@ class NormConv(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (B, C', h, w) from (B, C, h, w)."""
-        return self.conv(F.silu(self.norm(x)))
+        return self.conv(F.silu(self.norm(x), inplace=True))
 
 
 Layer = nn.Conv2d | ResnetBlock | SelfAttention | Downsample | Upsample | NormConv
