@@ -48,7 +48,7 @@ DECODED = "2048x2048"  # in one row of its own, whose picture a processor would 
 FORM = "folder-fp16"
 WAYS = {
     "ours": "exact pieces where the whole does not fit, tiles in batches, LoRA folded",
-    "published": "LoRA unmerged, one tile at a time, the published VAE pieces",
+    "published": "diffusers' networks, LoRA unmerged, one tile at a time, the published VAE pieces",
     "published, exact VAE": "the same with our VAE: equal exactness",
     "diffusers tiling": "LoRA folded, UNet whole, diffusers' enable_tiling",
 }
@@ -84,14 +84,14 @@ def runner(setting: Setting, base: Path) -> Callable[[Tensor], Tensor]:
 
 
 def published(model: OSEDiff, checkpoint: Checkpoint, exact: bool = False) -> Callable[[Tensor], Tensor]:
-    """Return what restores a batch the published way, on a plain base that gets the checkpoint beside it."""
-    publish(model, checkpoint)
+    """Return what restores a batch the published way, on a plain base whose tensors it takes."""
+    way = publish(model, checkpoint, exact)
     embeds = encode_prompt(model, [""], Runtime())  # (1, L, D)
 
     def one_by_one(lq: Tensor) -> Tensor:
         x = prepare(lq, make_plan(model, *lq.shape[-2:], scale=4, runtime=Runtime()))
         images = (image.to(model.device) for image in x.split(1))
-        return torch.cat([restore_published(model, image, embeds, exact) for image in images])
+        return torch.cat([restore_published(way, image, embeds) for image in images])
 
     return one_by_one
 

@@ -7,6 +7,7 @@ from contextlib import nullcontext, suppress
 import pytest
 import torch
 
+from benchmarks.pairs import ratios
 from benchmarks.published import DECODER_TILE, ENCODER_TILE, predict_noise_by_tiles, publish
 from benchmarks.published_hook import run_hook
 from benchmarks.speed import ON_A_PROCESSOR, WAYS, Setting, line, measure, parse, settings
@@ -31,9 +32,9 @@ def test_adapters_beside_the_weights_give_what_folded_ones_do(micro):
     embeds = folded.encode_prompt(["a cat"]).detach()
     with torch.no_grad():
         wanted = folded.predict_noise(z, embeds)
-        assert not torch.allclose(predict_noise_by_tiles(plain, z, embeds), wanted, atol=1e-2)
-        publish(plain, read_checkpoint(weights))
-        torch.testing.assert_close(predict_noise_by_tiles(plain, z, embeds), wanted, atol=2e-5, rtol=0)
+        assert not torch.allclose(plain.predict_noise(z, embeds), wanted, atol=1e-2)
+        way = publish(plain, read_checkpoint(weights))
+        torch.testing.assert_close(predict_noise_by_tiles(way, z, embeds), wanted, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -46,6 +47,13 @@ def test_every_way_is_measured_and_near_ours(way, base, tmp_path):
         results[name] = torch.load(out).float()
     assert results[way].shape == (1, 3, 96, 128)
     assert (results[way] - results["ours"]).abs().max() < 5e-3  # halves were stored
+
+
+def test_pairs_are_measured_after_one_that_warms_up(base, capsys):
+    found = ratios(base, "64x64", "float32", 2)
+    assert len(found) == 2
+    assert min(map(min, found)) > 0
+    assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()] == ["| 1", "| 2"]
 
 
 def test_a_row_that_was_not_run_says_so():
