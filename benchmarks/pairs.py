@@ -2,14 +2,15 @@
 
     python -m benchmarks.pairs FOLDER [--size 512x512] [--pairs 6] [--dtype float32]
 
-FOLDER gets a base of 2.6 GB for the run, unless it has one; both models are loaded, 11 GB in float32. The
-first pair warms up and does not count. Which way begins changes from pair to pair, so that a machine whose
+FOLDER gets a base of 2.6 GB for the run; both models are loaded, 11 GB in float32. The first pair warms up
+and does not count. Which way begins changes from pair to pair, so that a machine whose
 speed drifts does it to both. Rows of `benchmarks.speed` lie minutes apart instead, and have their peaks.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,11 +60,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    if not (args.folder / FORM).is_dir():
-        build(FORM, args.folder)
+    build(FORM, args.folder)
     print(f"{args.size}, {args.dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| pair | ours, s | published, s | ratio |\n|---|---|---|---|")
-    found = ratios(args.folder / FORM, args.size, args.dtype, args.pairs)
+    try:
+        found = ratios(args.folder / FORM, args.size, args.dtype, args.pairs)
+    finally:
+        shutil.rmtree(args.folder / FORM)
     ours, published = map(sum, zip(*found, strict=True))
     print(f"| all | {ours:.1f} | {published:.1f} | {ours / published:.2f} |")
 

@@ -89,7 +89,8 @@ class Published:
 
 def publish(model: OSEDiff, checkpoint: Checkpoint, exact: bool = False) -> Published:
     """Attach a checkpoint to the networks of a plain base, unmerged; exact: the VAE stays ours."""
-    unet, vae = as_diffusers(model.unet), model.vae
+    # diffusers' UNet casts nowhere inside; ours keeps its end in float32.
+    unet, vae = as_diffusers(model.unet).to(model.unet.dtype), model.vae
     if not exact:
         vae = as_diffusers(vae.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
     attach(unet, checkpoint.unet, checkpoint.scale_unet)

@@ -34,7 +34,8 @@ def run_hook(vae: nn.Module, x: Tensor, way: str, tile: int) -> Tensor:
     pieces = [x[..., a:b, c:d].clone() for a, b, c, d in ins]
     done = _together([_layers(net, piece, way) for piece in pieces])
     channels = done[0].shape[1]
-    result = torch.zeros(1, channels, int(height * factor), int(width * factor), device=x.device)
+    size = 1, channels, int(height * factor), int(width * factor)
+    result = torch.zeros(size, dtype=x.dtype, device=x.device)
     for piece, box, around in zip(done, outs, ins, strict=True):
         a, b, c, d = (int(v * factor) for v in box)
         top, left = a - int(around[0] * factor), c - int(around[2] * factor)

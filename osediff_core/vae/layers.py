@@ -84,7 +84,7 @@ def _ready(x: Activation, norm: nn.GroupNorm | None) -> Callable[[Tensor], Tenso
         return lambda data: data
     assert x.moments is not None
     scale, shift = x.moments.affine(norm)
-    return lambda data: F.silu(normalize(data, scale, shift), inplace=True)
+    return lambda data: F.silu(normalize(data, scale, shift))
 
 
 def _convolve(conv: nn.Conv2d, data: Tensor, patch: Patch) -> Tensor:

@@ -12,6 +12,8 @@ from benchmarks.published import DECODER_TILE, ENCODER_TILE, predict_noise_by_ti
 from benchmarks.published_hook import run_hook
 from benchmarks.speed import ON_A_PROCESSOR, WAYS, Setting, line, measure, parse, settings
 from osediff_core import OSEDiff
+from osediff_core.network.config import VAEConfig
+from osediff_core.network.vae import VAE
 from osediff_core.weights.checkpoint import read_checkpoint
 
 
@@ -47,6 +49,32 @@ def test_every_way_is_measured_and_near_ours(way, base, tmp_path):
         results[name] = torch.load(out).float()
     assert results[way].shape == (1, 3, 96, 128)
     assert (results[way] - results["ours"]).abs().max() < 5e-3  # halves were stored
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_published_way_runs_in_half_precision(dtype, base, tmp_path):
+    exact = measured("published", base, tmp_path)
+    half = measured("published", base, tmp_path, dtype)
+    assert 0 < (half - exact).abs().max() < 0.1
+
+
+def measured(way, base, tmp_path, dtype="float32"):
+    measure(Setting(way, "64x64", 1, "cpu", dtype), base, 1, tmp_path / "sr.pt")
+    return torch.load(tmp_path / "sr.pt").float()
+
+
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_published_pieces_run_in_half_precision(way):
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(block_out_channels=(32,) * 4, **kinds)).eval()
+    side, tile, channels = (256, 128, 3) if way == "encode" else (48, 16, 4)
+    x = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact = run_hook(vae, x, way, tile)
+        half = run_hook(vae.bfloat16(), x.bfloat16(), way, tile)
+    assert half.dtype == torch.bfloat16
+    assert 0 < (half - exact).abs().mean() < 0.1 * exact.abs().mean()
 
 
 def test_pairs_are_measured_after_one_that_warms_up(base, capsys):
