@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -354,6 +355,27 @@ def test_what_a_checkpoint_has_too_much_is_named(backbone, micro):
         init_generator(backbone(rank_unet=2), path)
     with pytest.raises(OSEDiffError, match=r"unet\.conv_in\.(weight|bias)"):
         init_generator(backbone(train_conv_in=False), path)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["conv_in.weight", "mid_block.resnets.0.conv1.lora_A.weight", "mid_block.resnets.0.conv1.lora_B.weight"],
+)
+@pytest.mark.parametrize("how", ["another side", "a side less"])
+def test_a_checkpoint_of_other_sizes_is_refused_in_a_sentence(backbone, micro, monkeypatch, key, how):
+    checkpoint = read_checkpoint(micro / "osediff.pkl")
+    tensor = checkpoint.unet[key]
+    side = 1 if key.endswith("lora_A.weight") else 0  # not the rank's
+    other = torch.cat([tensor, tensor], dim=side) if how == "another side" else tensor.select(side, 0)
+    for unet, fits in ((checkpoint.unet, True), (checkpoint.unet | {key: other}, False)):
+        found = replace(checkpoint, unet=unet)
+        monkeypatch.setattr("train.engine.setup.read_start", lambda _, found=found: found)
+        with (
+            nullcontext()
+            if fits
+            else pytest.raises(OSEDiffError, match=f"does not fit this base: unet.{key}")
+        ):
+            init_generator(backbone(), "a file")
 
 
 def test_a_run_can_start_from_the_published_file(run, micro):

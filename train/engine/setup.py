@@ -214,10 +214,17 @@ def _grown(checkpoint: Checkpoint, start: dict[str, nn.Parameter], alpha: float)
             if name not in start:
                 raise OSEDiffError(f"the checkpoint has {name}, which this configuration does not train")
             target = start[name]
+            # Where the rank is; what is no LoRA has none.
+            side = None if ".lora_" not in name else 0 if name.endswith(".lora_A.weight") else 1
+            got, expected = ([n for i, n in enumerate(t.shape) if i != side] for t in (tensor, target))
+            if got != expected:
+                raise OSEDiffError(
+                    f"the checkpoint does not fit this base: {name} has the shape {tuple(tensor.shape)}, "
+                    f"expected {tuple(target.shape)}: start with the base that it was trained on"
+                )
             grown[name] = tensor.to(target)
-            if ".lora_" not in name:
+            if side is None:
                 continue
-            side = 0 if name.endswith(".lora_A.weight") else 1  # where the rank is
             rank, new_rank = tensor.shape[side], target.shape[side]
             if rank > new_rank:
                 raise OSEDiffError(
