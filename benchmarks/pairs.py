@@ -3,8 +3,8 @@
     python -m benchmarks.pairs FOLDER [--size 512x512] [--pairs 6] [--dtype float32]
 
 FOLDER gets a base of 2.6 GB for the run; both models are loaded, 11 GB in float32. The first pair warms up
-and does not count. Which way begins changes from pair to pair, so that a machine whose
-speed drifts does it to both. Rows of `benchmarks.speed` lie minutes apart instead, and have their peaks.
+and does not count. Which way begins changes from pair to pair, so that a machine whose speed drifts does it
+to both. Rows of `benchmarks.speed` lie minutes apart instead, and have their peaks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ours, the published way and diffusers' own tiling, side by side on the same random full-size weights.
 
-    python -m benchmarks.speed FOLDER [--cpu] [--sizes 512x512 ...] [--plot speed.png]
+    python -m benchmarks.speed FOLDER [--cpu] [--sizes 512x512 ...]
 
 FOLDER gets a base of 2.6 GB for the run. Each row is measured in a process of its own: once cold (loading the
 model, and its first picture), then warm; `processor` are the processor's seconds of a warm picture.
@@ -212,13 +212,12 @@ def line(setting: Setting, found: dict[str, float] | None, far: float | None, pe
     )
 
 
-def table(args: argparse.Namespace, base: Path) -> dict[Setting, dict[str, float]]:
-    """Run and print every row; returns what was measured."""
+def table(args: argparse.Namespace, base: Path) -> None:
+    """Run and print every row."""
     print("| output | batch | way | cold, s | warm, s | processor, s | images/s", end="")
     print(" | peak, GiB | TMACs | of peak | distance |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     peak = matrix_peak(args.device, getattr(torch, args.dtype))
-    results = {}
     for setting, wanted in settings(args):
         out = args.folder / f"{setting.way}.pt".replace(" ", "_")
         found = None
@@ -226,8 +225,6 @@ def table(args: argparse.Namespace, base: Path) -> dict[Setting, dict[str, float
             row = json.dumps(asdict(setting))
             out.unlink(missing_ok=True)
             found = in_a_process_of_its_own(args.folder, "--row", row, "--times", str(args.times))
-        if found is not None:
-            results[setting] = found
         far = distance(out, args.folder / "ours.pt") if wanted else None
         print(line(setting, found, far, peak), flush=True)
     if DECODED in args.sizes:
@@ -235,29 +232,6 @@ def table(args: argparse.Namespace, base: Path) -> dict[Setting, dict[str, float
         found = in_a_process_of_its_own(args.folder, "--decode", *of)
         if found is not None:
             print(f"\nOne decoding to {DECODED}, ours: {found['cold']:.1f} s, peak {found['peak']:.2f} GiB")
-    return results
-
-
-def plot(results: dict[Setting, dict[str, float]], path: Path) -> None:
-    """Draw warm seconds per image as bars, grouped by size."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    groups = sorted({(s.size, s.batch) for s in results}, key=lambda g: (int(g[0].split("x")[0]), g[1]))
-    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
-    ways = [way for way in WAYS if any(s.way == way for s in results)]
-    for index, way in enumerate(ways):
-        here = [
-            (i, s) for i, g in enumerate(groups) for s in results if (s.size, s.batch) == g and s.way == way
-        ]
-        heights = [results[s]["warm"] / s.batch for _, s in here]
-        axes.bar([i + 0.2 * (index - (len(ways) - 1) / 2) for i, _ in here], heights, 0.18, label=way)
-    axes.set_xticks(range(len(groups)), [f"{size}, batch {batch}" for size, batch in groups])
-    axes.set_ylabel("seconds per image, warm")
-    axes.legend()
-    figure.savefig(path, dpi=120)
 
 
 def parse() -> argparse.Namespace:
@@ -273,7 +247,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="default all; with --cpu ours and published")
     parser.add_argument("--times", type=int, default=10, help="warm runs, of which the fastest counts")
-    parser.add_argument("--plot", type=Path, help="draw the seconds (needs matplotlib)")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--decode", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -298,11 +271,9 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     build(FORM, args.folder)
     try:
-        results = table(args, base)
+        table(args, base)
     finally:
         shutil.rmtree(base)
-    if args.plot and results:
-        plot(results, args.plot)
 
 
 if __name__ == "__main__":

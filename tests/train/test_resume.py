@@ -2,8 +2,8 @@
 
 import dataclasses
 import importlib.util
+import re
 import shutil
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from train.config import LossConfig, ModelConfig, OptimConfig, RunConfig, TrainC
 from train.data import DataConfig, build_dataset
 from train.engine.loop import Trainer, train
 from train.engine.same_run import FREE
-from train.engine.setup import init_generator
+from train.engine.setup import init_generator, read_start
 from train.engine.shares import Share
 from train.engine.state import newest_state, read_state, write_state
 from train.objectives.objective import Objective
@@ -333,7 +333,7 @@ def test_starting_from_a_checkpoint_is_the_same_function(backbone, batch, micro,
     networks = backbone(**settings)
     prompt = torch.zeros(1, 77, 16)
     untrained, _ = networks.generate(batch[0], prompt, None)
-    init_generator(networks, str(path))
+    init_generator(networks, read_checkpoint(path))
     expected, _ = OSEDiff.from_pretrained(
         micro / "tiny_sd", micro / "osediff.pkl", dtype="float32", device="cpu"
     )(batch[0], prompt)
@@ -346,36 +346,30 @@ def test_the_bundled_checkpoint_is_found_from_any_folder(backbone, tmp_path, mon
     """Of another base here, so that its name in the refusal says that it was read."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OSEDiffError, match=r"the checkpoint has unet|rank \d+ in unet|does not fit"):
-        init_generator(backbone(), "demo")
+        init_generator(backbone(), read_start("demo"))
 
 
 def test_what_a_checkpoint_has_too_much_is_named(backbone, micro):
-    path = str(micro / "osediff.pkl")
-    with pytest.raises(OSEDiffError, match=r"rank 4 in unet: set model\.rank_unet"):
-        init_generator(backbone(rank_unet=2), path)
-    with pytest.raises(OSEDiffError, match=r"unet\.conv_in\.(weight|bias)"):
-        init_generator(backbone(train_conv_in=False), path)
-
-
-@pytest.mark.parametrize(
-    "key",
-    ["conv_in.weight", "mid_block.resnets.0.conv1.lora_A.weight", "mid_block.resnets.0.conv1.lora_B.weight"],
-)
-@pytest.mark.parametrize("how", ["another side", "a side less"])
-def test_a_checkpoint_of_other_sizes_is_refused_in_a_sentence(backbone, micro, monkeypatch, key, how):
     checkpoint = read_checkpoint(micro / "osediff.pkl")
-    tensor = checkpoint.unet[key]
-    side = 1 if key.endswith("lora_A.weight") else 0  # not the rank's
-    other = torch.cat([tensor, tensor], dim=side) if how == "another side" else tensor.select(side, 0)
-    for unet, fits in ((checkpoint.unet, True), (checkpoint.unet | {key: other}, False)):
-        found = replace(checkpoint, unet=unet)
-        monkeypatch.setattr("train.engine.setup.read_start", lambda _, found=found: found)
-        with (
-            nullcontext()
-            if fits
-            else pytest.raises(OSEDiffError, match=f"does not fit this base: unet.{key}")
-        ):
-            init_generator(backbone(), "a file")
+    with pytest.raises(OSEDiffError, match=r"rank 4 in unet: set model\.rank_unet"):
+        init_generator(backbone(rank_unet=2), checkpoint)
+    with pytest.raises(OSEDiffError, match=r"unet\.conv_in\.(weight|bias)"):
+        init_generator(backbone(train_conv_in=False), checkpoint)
+
+
+def test_a_checkpoint_of_another_base_is_refused_before_anything_is_added_to_it(run, micro, tmp_path):
+    checkpoint = read_checkpoint(micro / "osediff.pkl")
+    layer = "mid_block.resnets.0.conv1.lora_A.weight"
+    for key, side in ((layer, 1), ("conv_in.weight", 0)):
+        wide = torch.cat([checkpoint.unet[key]] * 2, dim=side)
+        write_checkpoint(
+            tmp_path / "wide.safetensors", replace(checkpoint, unet=checkpoint.unet | {key: wide})
+        )
+        config = run("wide", model={"init_from": str(tmp_path / "wide.safetensors")}, run={"steps": 1})
+        with pytest.raises(OSEDiffError, match=rf"model\.init_from cannot be used: .*{re.escape(key)} is \("):
+            train(config)
+    write_checkpoint(tmp_path / "wide.safetensors", checkpoint)
+    train(config)
 
 
 def test_a_run_can_start_from_the_published_file(run, micro):

@@ -19,7 +19,7 @@ from osediff_core.weights.checkpoint import write_checkpoint
 
 from ..config import TrainConfig
 from ..data import PictureDataset, build_dataset
-from ..networks.backbone import Backbone
+from ..networks.backbone import Backbone, check_start
 from ..objectives.perceptual import build_perceptual
 from ..objectives.registry import sees_pictures, uses_critic, uses_hq_latents
 from ..optim.averages import averaging
@@ -102,6 +102,7 @@ class Trainer:
         metrics = build_metrics(run.metrics, self.device)
         critic = open_critic(config.model) if config.model.critic_from else None
         beneath = read_start(config.model.beneath) if config.model.beneath else None
+        start = read_start(config.model.init_from) if config.model.init_from else None
         self.beneath = (
             ""
             if beneath is None
@@ -113,6 +114,8 @@ class Trainer:
             device=self.device,
             vocabulary=config.model.vocabulary or None,
         )
+        if start is not None:
+            check_start("model.init_from", start, model)
         self.base = fingerprint(model)
         prompt, negative = embed_prompts(model, config)  # (1, L, D) each
         self.feed = Feed(
@@ -121,8 +124,8 @@ class Trainer:
         plain = sees_pictures(config.loss) or uses_hq_latents(config.loss)
         weights = stream(run.seed, "weights")
         self.backbone = Backbone(model, config.model, weights, uses_critic(config.loss), plain, beneath)
-        if config.model.init_from:
-            init_generator(self.backbone, config.model.init_from)
+        if start is not None:
+            init_generator(self.backbone, start)
         if critic is not None:
             load_critic(critic, self.backbone, self.base)
         self._choose_numbers()

@@ -189,19 +189,17 @@ def read_start(path: str) -> Checkpoint:
     return read_checkpoint(DEMO_WEIGHTS if path == "demo" else path)
 
 
-def init_generator(backbone: Backbone, path: str) -> None:
-    """Start the generator from a checkpoint: the same function, whatever its rank and alpha.
+def init_generator(backbone: Backbone, checkpoint: Checkpoint) -> None:
+    """Start the generator from a checkpoint of its base: the same function, whatever its rank and alpha.
 
-    path: "demo" is the bundled one. A smaller rank is filled up: new rows of A keep their random start, and
-    their columns of B are zero.
-    Raises OSEDiffError where the checkpoint has more than the configured networks, or does not fit the base.
+    A smaller rank is filled up: new rows of A keep their random start, and their columns of B are zero.
+    Raises OSEDiffError where the checkpoint has more, or less, than the configured networks.
     """
-    checkpoint, config = read_start(path), backbone.config
     start = dict(backbone.generator_parameters())
-    tensors = _grown(checkpoint, start, config.lora_alpha)
+    tensors = _grown(checkpoint, start, backbone.config.lora_alpha)
     missing = start.keys() - tensors.keys()
     if any(not name.startswith("unet.conv_in.") for name in missing):
-        raise OSEDiffError(f"{path} does not fit this base: it has nothing for {min(missing)}")
+        raise OSEDiffError(f"model.init_from cannot be used: it has nothing for {min(missing)}")
     backbone.load_generator({**{name: start[name].detach() for name in missing}, **tensors})
 
 
@@ -214,17 +212,10 @@ def _grown(checkpoint: Checkpoint, start: dict[str, nn.Parameter], alpha: float)
             if name not in start:
                 raise OSEDiffError(f"the checkpoint has {name}, which this configuration does not train")
             target = start[name]
-            # Where the rank is; what is no LoRA has none.
-            side = None if ".lora_" not in name else 0 if name.endswith(".lora_A.weight") else 1
-            got, expected = ([n for i, n in enumerate(t.shape) if i != side] for t in (tensor, target))
-            if got != expected:
-                raise OSEDiffError(
-                    f"the checkpoint does not fit this base: {name} has the shape {tuple(tensor.shape)}, "
-                    f"expected {tuple(target.shape)}: start with the base that it was trained on"
-                )
             grown[name] = tensor.to(target)
-            if side is None:
+            if ".lora_" not in name:
                 continue
+            side = 0 if name.endswith(".lora_A.weight") else 1  # where the rank is
             rank, new_rank = tensor.shape[side], target.shape[side]
             if rank > new_rank:
                 raise OSEDiffError(

@@ -113,12 +113,9 @@ class Backbone:
 
     def _lay(self, beneath: Checkpoint) -> None:
         """Put the adapters of a checkpoint into UNet and VAE, before any others."""
+        check_start("model.beneath", beneath, self.model)
         unet, vae = self.model.unet, self.model.vae
         for network, tensors in ((unet, beneath.unet), (vae, beneath.vae)):
-            try:
-                check_fit(network, tensors)
-            except OSEDiffError as error:
-                raise OSEDiffError(f"model.beneath cannot be used: {error}") from error
             whole = [key for key in tensors if ".lora_" not in key and (network is vae or key not in CONV_IN)]
             if whole:
                 raise OSEDiffError(
@@ -320,6 +317,15 @@ class Backbone:
             for parameter in network.parameters():
                 if parameter.ndim == 4:
                     parameter.data = parameter.data.to(memory_format=torch.channels_last)
+
+
+def check_start(setting: str, checkpoint: Checkpoint, model: OSEDiff) -> None:
+    """Raise OSEDiffError unless what a run starts with is of the model's base, which has no adapters yet."""
+    for network, tensors in ((model.unet, checkpoint.unet), (model.vae, checkpoint.vae)):
+        try:
+            check_fit(network, tensors)
+        except OSEDiffError as error:
+            raise OSEDiffError(f"{setting} cannot be used: {error}") from error
 
 
 def _no_autocast() -> AbstractContextManager[None]:
